@@ -1,0 +1,67 @@
+"""Multi-scale deformable attention in plain PyTorch: what the native op must compute, and its fallback.
+
+Deformable DETR (arXiv 2010.04159), equation 3. Shapes: N images, S = sum of H*W over levels, M heads, D channels a
+head, Q queries, L levels, P points.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def sampling_locations(reference_points, sampling_offsets, spatial_shapes):
+    """Where each query looks, in [0, 1] of each level (values outside look at nothing).
+
+    Args:
+        reference_points: ``(N, Q, L, 2)`` xy, or ``(N, Q, L, 4)`` cxcywh, in [0, 1] of the padded picture.
+        sampling_offsets: ``(N, Q, M, L, P, 2)``; in pixels of the level for 2-d references, in 1/P of half the
+            box size for 4-d references.
+        spatial_shapes: list of L ``(h, w)``.
+
+    Returns:
+        ``(N, Q, M, L, P, 2)`` xy.
+    """
+    if reference_points.shape[-1] == 2:
+        wh = torch.tensor([(w, h) for h, w in spatial_shapes], dtype=reference_points.dtype).to(reference_points.device)
+        return reference_points[:, :, None, :, None] + sampling_offsets / wh[:, None]
+    points = sampling_offsets.shape[-2]
+    xy, wh = reference_points[:, :, None, :, None].split(2, -1)
+    return xy + sampling_offsets / points * wh * 0.5
+
+
+def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
+    """Weighted sum of bilinear samples, one ``grid_sample`` a level (zero padding, ``align_corners=False``).
+
+    Args:
+        value: ``(N, S, M, D)``.
+        spatial_shapes: list of L ``(h, w)``.
+        sampling_locations: ``(N, Q, M, L, P, 2)`` xy in [0, 1].
+        attention_weights: ``(N, Q, M, L, P)``.
+
+    Returns:
+        ``(N, Q, M * D)``, of the type of ``value``.
+    """
+    n, _, m, d = value.shape
+    q, p = sampling_locations.shape[1], sampling_locations.shape[4]
+    grids = (2 * sampling_locations - 1).to(value.dtype)
+    levels = value.split([h * w for h, w in spatial_shapes], 1)
+    sampled = []
+    for level, (h, w) in enumerate(spatial_shapes):
+        image = levels[level].permute(0, 2, 3, 1).reshape(n * m, d, h, w)
+        grid = grids[:, :, :, level].transpose(1, 2).reshape(n * m, q, p, 2)
+        sampled.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    weights = attention_weights.permute(0, 2, 1, 3, 4).reshape(n * m, 1, q, -1).to(value.dtype)
+    out = (torch.cat(sampled, -1) * weights).sum(-1)  # (N*M, D, Q)
+    return out.reshape(n, m * d, q).transpose(1, 2).contiguous()
+
+
+def ms_deform_attn_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+    """The same from raw projections: softmax over the L * P points and the location arithmetic are inside.
+
+    Args:
+        value, spatial_shapes: as in :func:`ms_deform_attn`.
+        reference_points, sampling_offsets: as in :func:`sampling_locations`.
+        attention_logits: ``(N, Q, M, L, P)``.
+    """
+    weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
+    locations = sampling_locations(reference_points, sampling_offsets, spatial_shapes)
+    return ms_deform_attn(value, spatial_shapes, locations, weights)
