@@ -1,6 +1,7 @@
 """What defines a network (``ModelConfig``) and the overrides that a user types (``key=value``)."""
 
 import ast
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 
@@ -133,10 +134,8 @@ def apply_overrides(config, options):
 
 def _convert(key, value, current):
     if isinstance(value, str) and not isinstance(current, str):
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):  # left a string, reported below unless the field takes one
             value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value.lower(), value))
-        except (ValueError, SyntaxError):
-            pass  # left a string, reported below unless the field takes one
     if current is None or value is None:
         return value
     if isinstance(current, tuple) and isinstance(value, (list, tuple)):

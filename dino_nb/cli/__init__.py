@@ -38,7 +38,9 @@ def main(argv=None):
     module_name, summary = VERBS[verb]
     module = importlib.import_module(f"dino_nb.cli.{module_name}")
     parser = argparse.ArgumentParser(
-        prog=f"dino-nb {verb}", description=module.__doc__ or summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"dino-nb {verb}",
+        description=module.__doc__ or summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
     try:
