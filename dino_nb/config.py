@@ -150,3 +150,134 @@ def _convert(key, value, current):
     if not ok:
         raise UserError(f"option {key} takes a {type(current).__name__}, not {value!r}.")
     return value
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained. The defaults are the published 12-epoch recipe.
+
+    Attributes:
+        model: the ``ModelConfig`` preset of a run from scratch (a checkpoint brings its own architecture).
+        epochs: passes over the training pictures.
+        batch_size: pictures an optimiser step, over all processes and micro-batches together.
+        lr, lr_backbone: learning rates of the network and of its backbone.
+        weight_decay, clip_max_norm: AdamW's decay; the gradient norm that is clipped to (0: no clipping).
+        schedule: ``step`` (drops at ``lr_drop``), ``cosine`` (to 1 % of the rate at the end) or ``constant``.
+        lr_drop: epochs after which the rate falls tenfold; several make it a multi-step schedule.
+        warmup_steps: optimiser steps in which the rate rises linearly from 0.
+        ema, ema_decay: keep a running average of the weights, and evaluate and ship that.
+        patience: epochs without a better AP after which training ends early (0: never).
+        frozen: parts that are not trained, by substrings of parameter names, e.g. ``("backbone",)``.
+        seed: of initialisation, data order, augmentation and denoising.
+        amp: ``auto`` (what the device is good at), ``fp32``, ``fp16`` or ``bf16``.
+        micro_batch: pictures a forward pass; 0 lets the memory planner choose.
+        checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``, ``all``.
+        aspect_groups: batches of similar aspect ratio (less padding, slightly less random).
+        num_workers: loader processes; 0 loads in the training process.
+        train_sizes, max_size: short sides to draw from and the longest long side, in pixels.
+        crop: half of the pictures take the resize-crop-resize route of DETR.
+        eval_size: short side in evaluation.
+        eval_every: epochs from one evaluation to the next; the last epoch is always evaluated.
+        save_minutes: minutes from one saved training state to the next, besides every epoch's end.
+        max_nonfinite: steps in a row with a non-finite loss that stop the run.
+    """
+
+    model: str = "DINO_4scale"
+    epochs: int = 12
+    batch_size: int = 16
+    lr: float = 1e-4
+    lr_backbone: float = 1e-5
+    weight_decay: float = 1e-4
+    clip_max_norm: float = 0.1
+    schedule: str = "step"
+    lr_drop: tuple = (11,)
+    warmup_steps: int = 0
+    ema: bool = False
+    ema_decay: float = 0.9997
+    patience: int = 0
+    frozen: tuple = ()
+    seed: int = 42
+    amp: str = "auto"
+    micro_batch: int = 0
+    checkpointing: str = "auto"
+    aspect_groups: bool = False
+    num_workers: int = 2
+    train_sizes: tuple = tuple(range(480, 801, 32))
+    max_size: int = 1333
+    crop: bool = True
+    eval_size: int = 800
+    eval_every: int = 1
+    save_minutes: float = 10.0
+    max_nonfinite: int = 20
+
+    def __post_init__(self):
+        for name in ("lr_drop", "frozen", "train_sizes"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                near = did_you_mean(getattr(self, name), allowed)
+                raise UserError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.{near}")
+        for name in ("epochs", "batch_size", "eval_every", "max_nonfinite", "max_size", "eval_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not self.train_sizes or min(self.train_sizes) < 1:
+            raise UserError(f"train_sizes must be short sides in pixels, not {self.train_sizes}.")
+
+
+_CHOICES = {
+    "schedule": ("step", "cosine", "constant"),
+    "amp": ("auto", "fp32", "fp16", "bf16"),
+    "checkpointing": ("auto", "none", "transformer", "all"),
+}
+
+# The published recipes: the rate drops tenfold once, after epoch 11, 20 or 30 of 12, 24 or 36.
+_MODEL_OF = {
+    "4scale-r50": "DINO_4scale",
+    "5scale-r50": "DINO_5scale",
+    "4scale-swin": "DINO_4scale_swin",
+    "5scale-swin": "DINO_5scale_swin",
+}
+TRAIN_PRESETS = {
+    f"{arch}-{epochs}ep": TrainConfig(model=model, epochs=epochs, lr_drop=(drop,))
+    for arch, model in _MODEL_OF.items()
+    for epochs, drop in ((12, 11), (24, 20), (36, 30))
+}
+# A checkpoint on a few hundred pictures: more passes, a gentle start for the new class rows, averaged weights.
+_FINETUNE = {"epochs": 30, "schedule": "cosine", "warmup_steps": 100, "ema": True, "ema_decay": 0.998, "patience": 10}
+TRAIN_PRESETS["finetune"] = TrainConfig(**_FINETUNE)
+# The same within the 15 GB, 12 hours and 2 processors of a free Colab T4.
+TRAIN_PRESETS["t4"] = TrainConfig(
+    **_FINETUNE, amp="fp16", aspect_groups=True, train_sizes=tuple(range(480, 737, 32)), max_size=1200, eval_size=736
+)
+# dino-tiny on pictures of some hundred pixels, on a CPU in minutes.
+TRAIN_PRESETS["tiny"] = TrainConfig(
+    model="dino-tiny",
+    epochs=24,
+    batch_size=8,
+    lr=1e-3,
+    lr_backbone=1e-3,
+    clip_max_norm=1.0,
+    schedule="cosine",
+    warmup_steps=50,
+    ema=True,
+    ema_decay=0.99,
+    amp="fp32",
+    micro_batch=8,
+    checkpointing="none",
+    num_workers=0,
+    train_sizes=(128, 144, 160),
+    max_size=256,
+    crop=False,
+    eval_size=160,
+)
+
+
+def train_preset(name):
+    """A ``TrainConfig`` by name; a zoo checkpoint's name (``dino-4scale-r50-12ep``) gives the recipe it was made by."""
+    key = str(name).removeprefix("dino-")
+    if key not in TRAIN_PRESETS:
+        raise UserError(
+            f"there is no training preset {name!r}.{did_you_mean(key, TRAIN_PRESETS)} Known: {', '.join(TRAIN_PRESETS)}."
+        )
+    return TRAIN_PRESETS[key]

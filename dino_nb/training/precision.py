@@ -1,0 +1,85 @@
+"""Mixed precision as the device can do it: fp16 with a scaler, bf16 where it is native, else fp32."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from dino_nb.errors import UserError
+
+_DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose(device, wanted="auto"):
+    """``fp32``, ``fp16`` or ``bf16`` for ``device``; a wish that the device only emulates is an error.
+
+    ``torch.cuda.is_bf16_supported()`` is not asked: it says True on a T4, which emulates bf16 slowly.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        native_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        best = "bf16" if native_bf16 else "fp16"
+    elif device.type == "cpu":
+        native_bf16 = cpu_has_bf16()
+        best = "bf16" if native_bf16 else "fp32"
+    else:
+        native_bf16, best = False, "fp32"
+    if wanted == "auto":
+        return best
+    if wanted == "bf16" and not native_bf16:
+        raise UserError(
+            f"{device.type} has no native bfloat16 here: leave amp=auto (which chooses {best}) or use fp32."
+        )
+    if wanted == "fp16" and device.type == "cpu":
+        raise UserError("fp16 training needs a GPU: leave amp=auto on a CPU.")
+    return wanted
+
+
+def cpu_has_bf16():
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16; read from /proc/cpuinfo)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.exists():
+        return False
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+class Precision:
+    """One run's arithmetic: the autocast context and, for fp16, the gradient scaler that lives as long as the run."""
+
+    def __init__(self, name, device):
+        self.name, self.device_type = name, torch.device(device).type
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=name == "fp16")
+
+    def autocast(self):
+        """The context of the forward pass; matcher and losses stay outside, in float32."""
+        return torch.autocast(self.device_type, _DTYPES[self.name], enabled=_DTYPES[self.name] is not None)
+
+    def backward(self, loss):
+        self.scaler.scale(loss).backward()
+
+    def unscale(self, optimizer):
+        self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer):
+        """Step unless the fp16 gradients overflowed, and adapt the scale."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state_dict(self):
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state):
+        if self.scaler.is_enabled() and state:
+            self.scaler.load_state_dict(state)
+
+
+def to_float32(outputs):
+    """The nested outputs with every floating-point tensor in float32 (float64 is left as it is)."""
+    if isinstance(outputs, dict):
+        return {key: to_float32(value) for key, value in outputs.items()}
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(to_float32(value) for value in outputs)
+    if torch.is_tensor(outputs) and outputs.dtype in (torch.float16, torch.bfloat16):
+        return outputs.float()
+    return outputs
