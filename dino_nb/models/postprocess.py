@@ -1,0 +1,27 @@
+"""From queries to detections."""
+
+import torch
+
+from dino_nb.models.boxes import cxcywh_to_xyxy
+
+
+def postprocess(outputs, target_sizes, num_select=300):
+    """The ``num_select`` best (query, class) pairs of each picture.
+
+    Args:
+        outputs: ``pred_logits (B, Q, C)``, ``pred_boxes (B, Q, 4)`` cxcywh in [0, 1].
+        target_sizes: B pairs ``(height, width)``, or a ``(B, 2)`` tensor: the sizes that boxes are scaled to.
+        num_select: at most Q * C are returned.
+
+    Returns:
+        A list of B dicts, best first: ``scores (K,)`` in [0, 1], ``labels (K,)`` int64, ``boxes (K, 4)`` xyxy pixels.
+    """
+    logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+    batch, queries, classes = logits.shape
+    probabilities = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    scores, index = probabilities.sigmoid().flatten(1).topk(min(num_select, queries * classes), 1)
+    query, labels = index // classes, index % classes
+    xyxy = cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4)))
+    sizes = torch.as_tensor(target_sizes, dtype=boxes.dtype, device=boxes.device).reshape(batch, 2)
+    scale = sizes.flip(1).repeat(1, 2)[:, None]  # w, h, w, h
+    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, xyxy * scale)]
