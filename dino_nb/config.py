@@ -277,7 +277,6 @@ def train_preset(name):
     """A ``TrainConfig`` by name; a zoo checkpoint's name (``dino-4scale-r50-12ep``) gives the recipe it was made by."""
     key = str(name).removeprefix("dino-")
     if key not in TRAIN_PRESETS:
-        raise UserError(
-            f"there is no training preset {name!r}.{did_you_mean(key, TRAIN_PRESETS)} Known: {', '.join(TRAIN_PRESETS)}."
-        )
+        near = did_you_mean(key, TRAIN_PRESETS)
+        raise UserError(f"there is no training preset {name!r}.{near} Known: {', '.join(TRAIN_PRESETS)}.")
     return TRAIN_PRESETS[key]
