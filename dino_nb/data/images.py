@@ -12,26 +12,8 @@ from dino_nb.errors import UserError
 
 # Twice Pillow's own warning level. Checked here too, since other libraries switch Pillow's check off.
 MAX_PIXELS = 178_956_970
-EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".ppm",
-        ".pgm",
-        ".pnm",
-        ".jp2",
-        ".avif",
-    ]
-)
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp")
+EXTENSIONS += (".ppm", ".pgm", ".pnm", ".jp2", ".avif")
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values that exchange width and height
@@ -139,6 +121,8 @@ def _too_large(path, size="its size"):
 
 
 def _orientation(image):
+    if image.format == "TIFF":  # which Pillow turns by itself, its size included
+        return 1
     # Pillow decodes a whole PNG in search of EXIF behind the pixels; where nobody puts it, nobody looks.
     if image.format == "PNG" and not _EXIF_KEYS & image.info.keys():
         return 1
