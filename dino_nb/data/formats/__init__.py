@@ -1,0 +1,1 @@
+"""Annotation formats: one reader a file, and the writers."""
