@@ -36,14 +36,18 @@ def open_image(path):
     0..255 (never stretched picture by picture), alpha is dropped. Raises ``UserError`` naming the file if it is
     missing, unreadable, truncated, or too large to be decoded safely.
     """
-    with _opened(path) as image:
-        orientation = _orientation(image)
-        with _naming(path):
-            image.load()
-            rgb = _to_rgb(image)
-            upright = rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
-            upright.info = {}  # else a second reader of the EXIF would turn the picture again
-            return upright
+    with _opened(path) as image, _naming(path):
+        return upright_rgb(image)
+
+
+def upright_rgb(image):
+    """An upright 8-bit RGB copy of any ``PIL.Image``, converted as `open_image` does."""
+    orientation = _orientation(image)
+    image.load()
+    rgb = _to_rgb(image)
+    upright = rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+    upright.info = {}  # else a second reader of the EXIF would turn the picture again
+    return upright
 
 
 def image_size(path):
