@@ -1,0 +1,137 @@
+"""The published picture pipelines, on ``torchvision.transforms.v2``: PIL picture in, normalised tensor out.
+
+Resizing goes through PIL (bilinear, antialiased) to a size computed here: torchvision's own rule for the long side
+differs from the published one by a pixel on some pictures, and published numbers hold for published pixels.
+"""
+
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.ops import box_convert
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+EVAL_SIZE = (800, 1333)  # short side, limit of the long side
+_TRAIN_SIZES = tuple(range(480, 801, 32))
+_CROP_RESIZE = (400, 500, 600)
+_CROP = (384, 600)
+
+
+def resized_size(height, width, size, max_size=None):
+    """``(height, width)`` in pixels after resizing the short side to ``size`` and the long one to at most ``max_size``.
+
+    The short side is lowered (rounded) where the long one would pass the limit; the long side is rounded down.
+    """
+    short, long = min(height, width), max(height, width)
+    if max_size is not None and long / short * size > max_size:
+        size = round(max_size * short / long)
+        if size < 1:  # a hair line: the published rule would resize it to nothing
+            return (1, max_size) if height <= width else (max_size, 1)
+    if short == size:
+        return height, width
+    other = int(size * long / short)
+    return (size, other) if height <= width else (other, size)
+
+
+class ResizeShortSide(v2.Transform):
+    """Resize picture and boxes so that the short side is one of ``sizes``, drawn anew for each picture."""
+
+    def __init__(self, sizes, max_size=None):
+        super().__init__()
+        self.sizes, self.max_size = tuple(sizes), max_size
+
+    def make_params(self, flat_inputs):
+        height, width = v2.query_size(flat_inputs)
+        size = self.sizes[_randint(0, len(self.sizes) - 1)] if len(self.sizes) > 1 else self.sizes[0]
+        return {"size": list(resized_size(height, width, size, self.max_size))}
+
+    def transform(self, inpt, params):
+        return self._call_kernel(F.resize, inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR)
+
+
+class RandomSizeCrop(v2.Transform):
+    """Crop a window whose width and height are drawn independently from ``min_size..max_size`` (or the picture's)."""
+
+    def __init__(self, min_size, max_size):
+        super().__init__()
+        self.min_size, self.max_size = min_size, max_size
+
+    def make_params(self, flat_inputs):
+        height, width = v2.query_size(flat_inputs)
+        w = _randint(min(self.min_size, width), min(self.max_size, width))
+        h = _randint(min(self.min_size, height), min(self.max_size, height))
+        return {"top": _randint(0, height - h), "left": _randint(0, width - w), "height": h, "width": w}
+
+    def transform(self, inpt, params):
+        return self._call_kernel(F.crop, inpt, **params)
+
+
+class ToModelInput(v2.Transform):
+    """The last step: ``(picture, target)`` as the network takes them.
+
+    The picture becomes a ``(3, H, W)`` float32 tensor normalised by ImageNet's mean and deviation. Boxes that the
+    crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of the resized picture;
+    ``area`` is in its pixels, and ``size`` is its ``(h, w)``.
+    """
+
+    def forward(self, picture, target=None):
+        picture = image_to_tensor(picture)
+        if target is None:
+            return picture
+        height, width = picture.shape[-2:]
+        target = dict(target)
+        boxes = target["boxes"].as_subclass(torch.Tensor)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes = boxes[keep]
+        for key in ("labels", "iscrowd"):
+            if key in target:
+                target[key] = target[key][keep]
+        target["area"] = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        target["boxes"] = box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
+        target["size"] = torch.tensor([height, width])
+        return picture, target
+
+
+def image_to_tensor(picture):
+    """A PIL picture (RGB) as a normalised ``(3, H, W)`` float32 tensor, not resized."""
+    return F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), list(MEAN), list(STD))
+
+
+def tensor_to_image(tensor):
+    """The PIL picture that a normalised ``(3, H, W)`` tensor shows: :func:`image_to_tensor` undone."""
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    pixels = tensor.detach().cpu().float() * std[:, None, None] + mean[:, None, None]
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def eval_transform(size=EVAL_SIZE[0], max_size=EVAL_SIZE[1]):
+    """The published evaluation pipeline: short side ``size``, long side at most ``max_size`` pixels."""
+    return v2.Compose([ResizeShortSide([size], max_size), ToModelInput()])
+
+
+def train_transform(size=EVAL_SIZE[0], max_size=EVAL_SIZE[1]):
+    """The published training pipeline, scaled so that its largest short side is ``size``.
+
+    A flip; then half the time a resize, half the time a smaller resize, a random crop and a resize. At 800 / 1333
+    these are the published numbers (480..800 in steps of 32; 400, 500 or 600 and a crop of 384..600); a small
+    network's 128 / 213 shrinks them all in proportion.
+    """
+    sizes, crop_resize, crop = ([round(s * size / EVAL_SIZE[0]) for s in group] for group in _TRAIN_GROUPS)
+    resize = ResizeShortSide(sizes, max_size)
+    cropped = v2.Compose([ResizeShortSide(crop_resize), RandomSizeCrop(*crop), resize])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), ToModelInput()])
+
+
+_TRAIN_GROUPS = (_TRAIN_SIZES, _CROP_RESIZE, _CROP)
+
+
+def as_boxes(boxes, height, width):
+    """``(n, 4)`` xyxy pixels as the tv_tensor that the transforms above move along with the picture."""
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+
+
+def _randint(low, high):
+    return int(torch.randint(low, high + 1, ()))  # torch's generator: seeded per worker by the DataLoader
