@@ -73,8 +73,9 @@ def is_main():
 
 
 def is_restart():
-    """Whether ``torchrun`` has started this run again after a process died: it then goes on from its last state."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Whether ``torchrun`` or Slurm has started this run again by itself: it then goes on from its last state."""
+    counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(int(count) > 0 for count in counts)
 
 
 def barrier():

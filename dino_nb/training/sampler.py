@@ -100,7 +100,7 @@ class ResumableBatchSampler(Sampler):
 
     def _order(self):
         """``(batches * batch_size,)`` indices: the epoch's permutation, begun again where batches need filling up."""
-        order = np.arange(self.pictures)
+        order = list(range(self.pictures))
         if self.shuffle:
             random.Random(mix_seed(self.seed, self.epoch)).shuffle(order)
         return np.resize(order, self.batches * self.batch_size)
