@@ -190,7 +190,7 @@ def test_a_state_from_elsewhere_does_not_push_aside_the_one_that_is_there(keeper
 
 def test_weights_are_told_from_a_training_state(keeper, tmp_path):
     torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "checkpoint.pth")
-    with pytest.raises(UserError, match="no training state.*--pretrain_model_path"):
+    with pytest.raises(UserError, match=r"no training state.*--pretrain_model_path"):
         keeper.load(tmp_path / "checkpoint.pth")
 
 
