@@ -174,9 +174,8 @@ class TrainConfig:
         checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``, ``all``.
         aspect_groups: batches of similar aspect ratio (less padding, slightly less random).
         num_workers: loader processes; 0 loads in the training process.
-        train_sizes, max_size: short sides to draw from and the longest long side, in pixels.
-        crop: half of the pictures take the resize-crop-resize route of DETR.
-        eval_size: short side in evaluation.
+        size, max_size: short side of evaluation (training draws sizes up to it) and longest long side, in pixels;
+            0 stands for what the checkpoint was made with, 800 and 1333 for a new model.
         eval_every: epochs from one evaluation to the next; the last epoch is always evaluated.
         save_minutes: minutes from one saved training state to the next, besides every epoch's end.
         max_nonfinite: steps in a row with a non-finite loss that stop the run.
@@ -202,27 +201,27 @@ class TrainConfig:
     checkpointing: str = "auto"
     aspect_groups: bool = False
     num_workers: int = 2
-    train_sizes: tuple = tuple(range(480, 801, 32))
-    max_size: int = 1333
-    crop: bool = True
-    eval_size: int = 800
+    size: int = 0
+    max_size: int = 0
     eval_every: int = 1
     save_minutes: float = 10.0
     max_nonfinite: int = 20
 
     def __post_init__(self):
-        for name in ("lr_drop", "frozen", "train_sizes"):
+        for name in ("lr_drop", "frozen"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 near = did_you_mean(getattr(self, name), allowed)
                 raise UserError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.{near}")
-        for name in ("epochs", "batch_size", "eval_every", "max_nonfinite", "max_size", "eval_size"):
+        for name in ("epochs", "batch_size", "eval_every", "max_nonfinite"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not self.train_sizes or min(self.train_sizes) < 1:
-            raise UserError(f"train_sizes must be short sides in pixels, not {self.train_sizes}.")
+        if bool(self.size) != bool(self.max_size) or self.max_size < self.size or self.size < 0:
+            raise UserError(
+                f"size={self.size} and max_size={self.max_size} must be a short and a long side, or both 0."
+            )
 
 
 _CHOICES = {
@@ -247,9 +246,7 @@ TRAIN_PRESETS = {
 _FINETUNE = {"epochs": 30, "schedule": "cosine", "warmup_steps": 100, "ema": True, "ema_decay": 0.998, "patience": 10}
 TRAIN_PRESETS["finetune"] = TrainConfig(**_FINETUNE)
 # The same within the 15 GB, 12 hours and 2 processors of a free Colab T4.
-TRAIN_PRESETS["t4"] = TrainConfig(
-    **_FINETUNE, amp="fp16", aspect_groups=True, train_sizes=tuple(range(480, 737, 32)), max_size=1200, eval_size=736
-)
+TRAIN_PRESETS["t4"] = TrainConfig(**_FINETUNE, amp="fp16", aspect_groups=True, size=736, max_size=1226)
 # dino-tiny on pictures of some hundred pixels, on a CPU in minutes.
 TRAIN_PRESETS["tiny"] = TrainConfig(
     model="dino-tiny",
@@ -266,10 +263,8 @@ TRAIN_PRESETS["tiny"] = TrainConfig(
     micro_batch=8,
     checkpointing="none",
     num_workers=0,
-    train_sizes=(128, 144, 160),
-    max_size=256,
-    crop=False,
-    eval_size=160,
+    size=160,
+    max_size=266,
 )
 
 

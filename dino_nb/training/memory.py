@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from dino_nb.data.transforms import resized_size
 from dino_nb.errors import UserError
 from dino_nb.training.step import accumulate_gradients
 
@@ -72,7 +73,7 @@ def plan_memory(measure, batch, limit, fixed=0, micro_batch=0, checkpointing="au
                 return Plan(micro, level, base + micro * one, limit)
     needs = f"about {smallest / 2**30:.1f} GiB are needed" if smallest else "the step itself ran out of memory"
     raise UserError(
-        f"one training step does not fit: {needs}, {limit / 2**30:.1f} GiB are at hand. Lower train_sizes and max_size "
+        f"one training step does not fit: {needs}, {limit / 2**30:.1f} GiB are at hand. Lower size and max_size "
         "(or use --preset t4), leave micro_batch and checkpointing to the planner, or freeze the backbone."
     )
 
@@ -123,15 +124,12 @@ def optimizer_bytes(model):
     return sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
-def worst_canvas(image_sizes, train_sizes, max_size, grouped=False):
+def worst_canvas(image_sizes, size, max_size, grouped=False):
     """The largest padded (h, w) that training can meet; ``image_sizes``: (h, w) of the pictures.
 
     Batches that mix upright and wide pictures are padded to the largest of both sides, ``grouped`` ones are not.
     """
-    canvases = set()
-    for height, width in {(int(h), int(w)) for h, w in image_sizes}:
-        scale = min(max(train_sizes) / min(height, width), max_size / max(height, width))
-        canvases.add((round(height * scale), round(width * scale)))
+    canvases = {resized_size(int(h), int(w), size, max_size) for h, w in set(image_sizes)}
     if grouped:
         return max(canvases, key=lambda hw: hw[0] * hw[1])
     return max(h for h, _ in canvases), max(w for _, w in canvases)

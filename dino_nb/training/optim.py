@@ -42,24 +42,27 @@ def make_optimizer(model, config):
     )
 
 
-def make_scheduler(optimizer, config, steps_per_epoch):
-    """The learning rate of every optimiser step: warm-up times the chosen schedule.
+def rate_factor(config, step, steps_per_epoch):
+    """What the learning rates are multiplied by at optimiser step ``step``: warm-up times the chosen schedule.
 
-    Drops happen at epoch ends, cosine falls smoothly from the end of the warm-up to 1 % at the last step.
+    A function of the step alone, so a resumed run needs no scheduler's state. Drops happen at epoch ends; cosine falls
+    from the end of the warm-up to 1 % at the last step.
     """
-    total = max(config.epochs * steps_per_epoch, 1)
-    drops = [epoch * steps_per_epoch for epoch in config.lr_drop]
+    warm = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+    if config.schedule == "step":
+        return warm * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in config.lr_drop)
+    if config.schedule == "cosine":
+        left = max(config.epochs * steps_per_epoch - config.warmup_steps, 1)
+        done = min(max(step - config.warmup_steps, 0) / left, 1.0)
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return warm
 
-    def factor(step):
-        warm = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
-        if config.schedule == "step":
-            return warm * 0.1 ** sum(step >= drop for drop in drops)
-        if config.schedule == "cosine":
-            done = min(max(step - config.warmup_steps, 0) / max(total - config.warmup_steps, 1), 1.0)
-            return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        return warm
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+def set_learning_rate(optimizer, config, step, steps_per_epoch):
+    """Give every group its rate of optimiser step ``step``."""
+    factor = rate_factor(config, step, steps_per_epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = factor * (config.lr_backbone if group["name"] == "backbone" else config.lr)
 
 
 def clip_gradients(parameters, max_norm):
