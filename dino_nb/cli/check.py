@@ -1,0 +1,35 @@
+"""Find what is wrong with a COCODIR: annotation files, pictures, boxes and splits. Exit code 1 if there are errors.
+
+dino-nb check COCODIR
+dino-nb check COCODIR --json > report.json
+dino-nb check COCODIR --fix FIXED      (writes a repaired copy, with a log of every change)
+"""
+
+from dino_nb.data.check import check_dataset
+from dino_nb.data.fix import fix_dataset
+
+SUMMARY = "find what is wrong with a COCODIR, and repair it"
+_IMAGES = {"auto": True, "header": "header", "full": "full", "none": False}
+
+
+def add_arguments(parser):
+    parser.add_argument("cocodir", metavar="COCODIR", help="folder with train2017/, val2017/ and annotations/")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--fix", metavar="OUT", help="write a repaired copy to the new folder OUT, and check it")
+    parser.add_argument(
+        "--images",
+        choices=_IMAGES,
+        default="auto",
+        help="full: decode every picture; header: sizes and ends of files; auto (default): full up to 20,000 pictures",
+    )
+
+
+def run(args):
+    images = _IMAGES[args.images]
+    if args.fix is None:
+        report = check_dataset(args.cocodir, images=images, progress=not args.json)
+        print(report.to_json() if args.json else report)
+        return 0 if report.ok else 1
+    fixed = fix_dataset(args.cocodir, args.fix, images=images, progress=not args.json)
+    print(fixed.to_json() if args.json else fixed)
+    return 0 if fixed.report.ok else 1

@@ -1,0 +1,151 @@
+"""The boxes of one split: how they are written, and which of them are wrong."""
+
+import numpy as np
+
+TOLERANCE = 1.0  # pixels that a box may reach over the border: labelling tools round outwards
+TINY = 4  # pixels
+LONG = 20  # length to width
+MANY = 100  # boxes of one picture that COCO scores
+FULL = 0.99  # share of the picture's width and of its height
+SAME = 0.95  # intersection over union of near-duplicates
+_MIN_PROOF = 3  # boxes that must contradict x, y, width, height before another layout is believed
+LAYOUTS = {"xyxy": "box-xyxy", "cxcywh": "box-centre"}
+
+
+def guess_layout(boxes, sizes):
+    """``(layout, relative)`` of bboxes as written: layout ``xywh``, ``xyxy`` or ``cxcywh``; relative: fractions.
+
+    ``boxes (n, 4)``, ``sizes (n, 2)`` width and height of the picture of each (NaN: unknown, not used). Decided
+    for all boxes together: another layout than COCO's is believed only if many boxes leave their pictures when read
+    as x, y, width, height, and (nearly) none when read the other way.
+    """
+    usable = np.isfinite(sizes).all(1) & (boxes != 0).any(1)
+    boxes, sizes = boxes[usable], sizes[usable]
+    if not len(boxes):
+        return "xywh", False
+    # 1.5: also where relative boxes are written as corners, or reach out a little. A real box of pixels this small
+    # is nearly a point, so nearly all boxes of a set are never that small.
+    relative = bool(np.mean((np.abs(boxes) <= 1.5).all(1)) >= 0.95 and np.median(sizes) > 8)
+    limit = np.ones_like(sizes) if relative else sizes
+    slack = 0.01 if relative else 2.0
+    first, second = boxes[:, :2], boxes[:, 2:]
+    leaves = (first + second > limit + slack).any(1)
+    if leaves.sum() < _MIN_PROOF or leaves.mean() < 0.02:
+        return "xywh", relative
+    corners = ((second >= first) & (first >= -slack) & (second <= limit + slack)).all(1)
+    if corners.mean() >= 0.97 and leaves.mean() >= 0.2:
+        return "xyxy", relative
+    centred = ((first - second / 2 >= -slack) & (first + second / 2 <= limit + slack) & (second >= 0)).all(1)
+    if centred.mean() >= 0.97:
+        return "cxcywh", relative
+    return "xywh", relative
+
+
+def to_xywh(boxes, sizes, layout, relative):
+    """Boxes written in ``layout`` as x, y, width, height in pixels; ``sizes (n, 2)`` are needed if ``relative``."""
+    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    if layout == "xyxy":
+        boxes[:, 2:] -= boxes[:, :2]
+    elif layout == "cxcywh":
+        boxes[:, :2] -= boxes[:, 2:] / 2
+    return boxes * np.tile(sizes, 2) if relative else boxes
+
+
+def report_boxes(split, sizes, findings):
+    """Findings about the boxes of ``split``; returns them as x, y, width, height in pixels, (boxes, 4).
+
+    ``sizes (images, 2)``: width and height that the boxes refer to, NaN where unknown.
+    """
+    of_box = sizes[split.image]
+    layout, relative = guess_layout(split.boxes, of_box)
+    everything = np.ones(len(split.rows), dtype=bool)
+    if layout in LAYOUTS:
+        split.add_boxes(findings, LAYOUTS[layout], everything, lambda i: _text(split.boxes[i]))
+    if relative:
+        split.add_boxes(findings, "box-normalised", everything, lambda i: _text(split.boxes[i]))
+    boxes = to_xywh(split.boxes, of_box, layout, relative)
+    known = np.isfinite(boxes).all(1)
+    width, height = boxes[:, 2], boxes[:, 3]
+
+    empty = known & ((width <= 0) | (height <= 0))
+    split.add_boxes(findings, "box-empty", empty, lambda i: _text(boxes[i]))
+    over = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - of_box).max(1, initial=0)
+    outside = known & (over > TOLERANCE)  # NaN sizes compare false
+    split.add_boxes(findings, "box-outside", outside, lambda i: f"{_text(boxes[i])}, picture {_size(of_box[i])}")
+
+    alone = known & ~empty & ~split.crowd
+    first = np.arange(len(boxes))
+    exact, near = duplicates(split, boxes, alone)
+    for fault, twin in (("box-duplicate", exact), ("box-near-duplicate", near)):
+        mask = twin != first
+        split.add_boxes(findings, fault, mask, lambda i, twin=twin: f"{_text(boxes[i])}, like {_which(split, twin[i])}")
+
+    full = alone & (boxes[:, 2:] >= FULL * of_box).all(1)
+    split.add_boxes(findings, "box-full-image", full, lambda i: f"{_text(boxes[i])}, picture {_size(of_box[i])}")
+    tiny = alone & (np.minimum(width, height) < TINY)
+    split.add_boxes(findings, "box-tiny", tiny, lambda i: _text(boxes[i]))
+    long = alone & (np.maximum(width, height) > LONG * np.minimum(width, height))
+    split.add_boxes(findings, "box-aspect", long, lambda i: _text(boxes[i]))
+    split.add_boxes(findings, "crowd", split.crowd, lambda i: _text(boxes[i]))
+    return boxes
+
+
+def report_counts(split, findings):
+    """Pictures without boxes, and with very many."""
+    counts = np.bincount(split.image, minlength=len(split.image_ids))
+    for i in np.flatnonzero((counts == 0) | (counts > MANY)):
+        name = f"{split.image_names[i]!r}"
+        if counts[i]:
+            split.add(findings, "many-boxes", "images", split.image_rows[i], f"{name} has {counts[i]:,} boxes")
+        else:
+            split.add(findings, "image-empty", "images", split.image_rows[i], name)
+
+
+def duplicates(split, boxes, among):
+    """``(exact, near)``: for each box the position of an earlier one that it repeats, or its own position.
+
+    Only boxes of mask ``among (n,)`` and of one picture and class are compared. Near means an overlap above ``SAME``.
+    """
+    exact, near = np.arange(len(boxes)), np.arange(len(boxes))
+    chosen = np.flatnonzero(among)
+    order = chosen[np.lexsort((chosen, *boxes[chosen].T[::-1], split.category[chosen], split.image[chosen]))]
+    keys = np.column_stack([split.image, split.category, boxes])[order]
+    if len(order):
+        starts = np.concatenate([[True], (keys[1:] != keys[:-1]).any(1)])
+        exact[order] = order[starts][np.cumsum(starts) - 1]
+        order = order[starts]
+    # In order of picture, class and left edge, a near-duplicate is among the next few: as long as the left edges
+    # differ by less than 5 % of the width. Compare each box with the next, then with the next but one, ...
+    group = np.column_stack([split.image, split.category])
+    at = np.arange(len(order))
+    for step in range(1, 200):
+        at = at[at + step < len(order)]
+        a, b = order[at], order[at + step]
+        close = (group[a] == group[b]).all(1) & (boxes[b, 0] - boxes[a, 0] <= (1 - SAME) * boxes[a, 2])
+        at, a, b = at[close], a[close], b[close]
+        if not len(at):
+            break
+        same = _iou(boxes[a], boxes[b]) > SAME
+        for i, j in zip(np.minimum(a, b)[same], np.maximum(a, b)[same]):
+            near[j] = min(near[j], i)
+    return exact, near
+
+
+def _iou(a, b):
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    return shared / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - shared)
+
+
+def _text(box):
+    return "bbox " + ", ".join(f"{v:.6g}" for v in box)
+
+
+def _size(size):
+    return f"{size[0]:g} x {size[1]:g}"
+
+
+def _which(split, i):
+    record = split.json.document["annotations"][split.rows[i]]
+    return f"annotation {record.get('id')}"
