@@ -1,0 +1,59 @@
+"""What all tests share: real data where it is at hand, a home of their own, and a stand-in for Google Drive."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def bccd():
+    """The BCCD blood cell data set (Pascal VOC), a folder."""
+    return _given("DINO_NB_BCCD", "the folder of the BCCD data set in its Pascal VOC form")
+
+
+@pytest.fixture(scope="session")
+def lite0_weights():
+    """ImageNet weights of timm's tf_efficientnet_lite0, a safetensors file."""
+    return _given("DINO_NB_LITE0", "the safetensors file of timm's tf_efficientnet_lite0")
+
+
+def _given(variable, what):
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} does not say where {what} is")
+    path = Path(os.environ[variable])
+    assert path.exists(), f"{variable} names {path}, which is not there"
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """``$DINO_NB_HOME``, empty."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("DINO_NB_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def fake_drive(monkeypatch):
+    """A ``FakeDrive`` that answers every request for Google's hosts; new tries follow at once."""
+    from dino_nb.checkpoints import transfer
+    from tests.fake_drive import FakeDrive, reroute
+
+    drive = FakeDrive()
+    reroute(monkeypatch, drive)
+    monkeypatch.setattr(transfer, "PAUSES", (0, 0, 0))
+    yield drive
+    drive.close()
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No network, whatever this machine has."""
+    from dino_nb.checkpoints import transfer
+    from tests.fake_drive import reroute
+
+    reroute(monkeypatch, None)
+    monkeypatch.setattr(transfer, "PAUSES", (0, 0, 0))
