@@ -234,8 +234,8 @@ _CHOICES = {
 _MODEL_OF = {
     "4scale-r50": "DINO_4scale",
     "5scale-r50": "DINO_5scale",
-    "4scale-swin": "DINO_4scale_swin",
-    "5scale-swin": "DINO_5scale_swin",
+    "4scale-swinl": "DINO_4scale_swin",
+    "5scale-swinl": "DINO_5scale_swin",
 }
 TRAIN_PRESETS = {
     f"{arch}-{epochs}ep": TrainConfig(model=model, epochs=epochs, lr_drop=(drop,))

@@ -93,7 +93,7 @@ def set_checkpointing(model, level):
 def worst_case_step(model, criterion, precision, canvas, objects, device):
     """A function ``measure(level)`` for ``plan_memory``: one picture of ``canvas`` (h, w) with ``objects`` boxes.
 
-    Weights, buffers and random state are as before afterwards; no optimiser step is taken.
+    Weights and buffers are as before afterwards; no optimiser step is taken.
     """
 
     def measure(level):
@@ -103,13 +103,11 @@ def worst_case_step(model, criterion, precision, canvas, objects, device):
         count = max(objects, 1)
         centre = torch.rand(count, 4, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
         target = {"labels": torch.zeros(count, dtype=torch.int64, device=device), "boxes": centre.to(device)}
-        devices = [device] if device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices):
-                reset_peak(device)
-                before = used_memory(device)
-                accumulate_gradients(model, criterion, precision, [image], [target], float(count), 1)
-                return before, peak_memory(device)
+            reset_peak(device)
+            before = used_memory(device)
+            accumulate_gradients(model, criterion, precision, [image], [target], float(count), 1)
+            return before, peak_memory(device)
         finally:
             model.zero_grad(set_to_none=True)
             for buffer, saved in zip(model.buffers(), buffers, strict=True):
