@@ -1,0 +1,232 @@
+"""``dino_nb.load``: from a checkpoint to detections, in two lines.
+
+detector = dino_nb.load("dino-4scale-r50-24ep")
+result = detector.predict("street.jpg", threshold=0.3)
+"""
+
+import dataclasses
+import importlib
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from dino_nb.config import preset
+from dino_nb.data.coco_classes import COCO_OUTPUTS
+from dino_nb.data.sample import CLASSES as SAMPLE_CLASSES
+from dino_nb.data.transforms import EVAL_SIZE, eval_transform
+from dino_nb.errors import UserError
+from dino_nb.inference import sources
+from dino_nb.inference.results import Result, Results, class_numbers
+from dino_nb.inference.video import describe, video_writer
+from dino_nb.models.dino import build_model
+from dino_nb.models.postprocess import postprocess
+
+DINO_TINY = Path(__file__).parent.parent / "checkpoints" / "assets" / "dino_tiny.safetensors"
+
+
+def load(name_or_path, device=None):
+    """A :class:`Detector` from a checkpoint.
+
+    Args:
+        name_or_path: a checkpoint file (this package's, or a published ``.pth``); ``"dino-tiny"``, a small network
+            for trying things out that comes with the package; the name of a published checkpoint (``dino-nb zoo``
+            lists them; fetched once), or a Google Drive id or link of one.
+        device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``; None takes a GPU where there is one.
+
+    Raises:
+        UserError: no such file or name, a damaged checkpoint, or a device that is not there.
+    """
+    device = pick_device(device)  # before a download of hundreds of megabytes
+    name = os.fspath(name_or_path)
+    if name == "dino-tiny" and not Path(name).exists():
+        return Detector(_tiny(), device)
+    return Detector(_load_file(_find(name)), device)
+
+
+def pick_device(device=None):
+    """The ``torch.device`` to use: the given one if it is there, else a GPU if there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"there is no kind of device {device!r}: use 'cuda', 'cuda:0' or 'cpu'.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"only {torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none here"
+        raise UserError(
+            f"device {str(device)!r} needs a GPU, and PyTorch sees {found}. In Colab choose Runtime > Change runtime "
+            "type > T4 GPU; or leave out the device to run on the CPU."
+        )
+    return device
+
+
+def _find(name):
+    if Path(name).is_dir():
+        raise UserError(f"{name} is a folder: give the checkpoint file in it.")
+    if Path(name).exists():
+        return Path(name)
+    if Path(name).suffix in (".pth", ".pt", ".safetensors") and "://" not in name:
+        raise UserError(f"there is no checkpoint file {name}.")
+    return importlib.import_module("dino_nb.checkpoints.zoo").fetch(name)
+
+
+def _tiny():
+    if DINO_TINY.exists():
+        return _load_file(DINO_TINY)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(dataclasses.replace(preset("dino-tiny"), num_classes=len(SAMPLE_CLASSES)))
+    model.class_names, model.input_size = list(SAMPLE_CLASSES), (160, 267)
+    return model
+
+
+def _load_file(path):
+    return importlib.import_module("dino_nb.checkpoints.files").load_checkpoint(path)
+
+
+class Detector:
+    """A network with names for its outputs, ready to be shown pictures.
+
+    Attributes:
+        model: the ``DINO`` module, in eval mode.
+        class_names: a name for each output of the class head, None for outputs without a class (never shown).
+        device: where the network is.
+        input_size: (short side, long side at most) in pixels that pictures are resized to.
+    """
+
+    def __init__(self, model, device=None):
+        self.device = pick_device(device)
+        self.model = model.eval().to(self.device)
+        self.class_names = output_names(model)
+        self.input_size = tuple(getattr(model, "input_size", None) or EVAL_SIZE)
+
+    def predict(self, source, threshold=0.3, batch_size=1, max_detections=None, **options):
+        """Detect objects in one or many pictures.
+
+        Args:
+            source: see ``dino_nb.inference.sources``: a path, URL, PIL picture, array, tensor, folder, pattern, video
+                file, or an iterable of these.
+            threshold: least score in [0, 1] of what is returned.
+            batch_size: pictures that go through the network together. Pictures of unequal size are padded, which
+                changes scores a little; 1 is what published numbers stand for.
+            max_detections: at most so many a picture; the network's own number (300 in the published ones) if None.
+            classes: names or output numbers to look for; None for all.
+            amp: half precision where it helps, on a GPU; a CPU takes no notice of it.
+            errors: ``"raise"`` stops at a picture that cannot be read; ``"skip"`` leaves it out of the returned list,
+                warns at the end, and lists it with the reason in ``.skipped``.
+
+        Returns:
+            For one picture a ``Result``; else ``Results``, a list in the order of the pictures. A video gives one
+            result a frame, without the frames themselves: use :meth:`stream` or :meth:`annotate_video` for these.
+        """
+        if sources.is_one(source):
+            return next(self.stream(source, threshold, 1, max_detections, **{**options, "errors": "raise"}))
+        results = Results()
+        for result in self.stream(source, threshold, batch_size, max_detections, skipped=results.skipped, **options):
+            results.append(result.drop_image() if result.frame is not None else result)
+        if results.skipped:
+            listed = "; ".join(reason for _, reason in results.skipped[:5])
+            more = f" (and {len(results.skipped) - 5} more, see .skipped)" if len(results.skipped) > 5 else ""
+            warnings.warn(f"{len(results.skipped)} picture(s) were left out: {listed}{more}", stacklevel=2)
+        return results
+
+    def stream(
+        self,
+        source,
+        threshold=0.3,
+        batch_size=1,
+        max_detections=None,
+        *,
+        classes=None,
+        amp=False,
+        errors="raise",
+        skipped=None,
+    ):
+        """Yield a ``Result`` a picture as soon as it is there, in memory that does not grow: for videos and large
+        folders. Arguments as in :meth:`predict`; ``skipped`` is a list that takes ``(source, reason)`` pairs."""
+        if errors not in ("raise", "skip"):
+            raise UserError(f"errors must be 'raise' or 'skip', not {errors!r}.")
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+        if batch_size < 1 or (max_detections is not None and max_detections < 1):
+            raise UserError("batch_size and max_detections must be at least 1.")
+        wanted = None if classes is None else class_numbers(classes, self.class_names)
+        skipped = [] if skipped is None else skipped
+        batch = []
+        for picture in _readable(source, errors, skipped):
+            batch.append(picture)
+            if len(batch) == batch_size:
+                yield from self._detect(batch, threshold, max_detections, wanted, amp)
+                batch = []
+        if batch:
+            yield from self._detect(batch, threshold, max_detections, wanted, amp)
+
+    def annotate_video(self, path, output, threshold=0.3, batch_size=1, on_frame=None, **options):
+        """Write a video's copy with boxes drawn on it (``.mp4``, H.264, without sound) and return its path.
+
+        ``on_frame(result)`` is called for every frame, for progress or counting; other arguments as in
+        :meth:`predict`. Frames stream through: memory does not grow with the length.
+        """
+        rate, _ = describe(path)
+        with video_writer(output, rate) as write:
+            for result in self.stream(str(path), threshold, batch_size, **options):
+                write(result.draw())
+                if on_frame is not None:
+                    on_frame(result)
+        return Path(output)
+
+    def _detect(self, pictures, threshold, max_detections, wanted, amp):
+        outputs = self._forward([p.image for p in pictures], amp)
+        sizes = [(p.image.height, p.image.width) for p in pictures]
+        config = getattr(self.model, "config", None)
+        keep = max(getattr(config, "num_select", 300), max_detections or 0)
+        used = torch.tensor([name is not None for name in self.class_names])
+        if wanted is not None:
+            used &= torch.zeros_like(used).index_fill_(0, torch.tensor(wanted, dtype=torch.int64), True)
+        for picture, found in zip(pictures, postprocess(outputs, sizes, keep)):
+            scores, labels, boxes = (found[key].cpu() for key in ("scores", "labels", "boxes"))
+            index = ((scores >= threshold) & used[labels]).nonzero().flatten()[:max_detections]
+            yield Result(scores[index], labels[index], boxes[index], self.class_names, picture)
+
+    @torch.inference_mode()
+    def _forward(self, images, amp):
+        transform = eval_transform(*self.input_size)
+        first = next(self.model.parameters(), torch.empty(0))
+        batch = [transform(image).to(self.device, first.dtype) for image in images]
+        half = amp and self.device.type == "cuda"
+        try:
+            with torch.autocast(self.device.type, torch.float16, enabled=half):
+                outputs = self.model(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU's memory does not hold {len(batch)} picture(s) of {tuple(batch[0].shape[1:])} pixels: use a "
+                "smaller batch_size, amp=True, or a smaller detector.input_size."
+            ) from error
+        # boxes of half precision would be off by a pixel and more once they are scaled to the picture
+        return {key: outputs[key].float() for key in ("pred_logits", "pred_boxes")}
+
+    def __repr__(self):
+        names = [name for name in self.class_names if name is not None]
+        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        backbone = getattr(getattr(self.model, "config", None), "backbone", type(self.model).__name__)
+        return f"Detector({backbone}, {len(names)} classes: {shown}; on {self.device})"
+
+
+def output_names(model):
+    """A name for each output of ``model``: its own, COCO's for a published 91-way head, else ``class 0``, ..."""
+    if model.class_names is not None:
+        return list(model.class_names)
+    outputs = model.config.num_classes
+    return list(COCO_OUTPUTS) if outputs == len(COCO_OUTPUTS) else [f"class {i}" for i in range(outputs)]
+
+
+def _readable(source, errors, skipped):
+    for number, leaf in enumerate(sources.leaves(source)):
+        try:
+            yield from sources.read(leaf, number)
+        except UserError as error:
+            if errors == "raise":
+                raise
+            skipped.append((leaf if isinstance(leaf, str) else f"picture {number}", str(error)))

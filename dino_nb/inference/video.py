@@ -1,0 +1,104 @@
+"""Reading and writing videos frame by frame, in memory that does not grow with their length (PyAV, optional)."""
+
+import contextlib
+import importlib
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import Image
+
+from dino_nb.errors import UserError
+from dino_nb.files import atomic_path
+
+VIDEO_EXTENSIONS = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"])
+# A media file may name other files and addresses to be opened; only itself is.
+_OPTIONS = {"protocol_whitelist": "file"}
+# What FFmpeg's display matrix calls its angle is counterclockwise, as PIL's is.
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+@dataclass
+class Frame:
+    """One upright frame: its number from 0, its time in seconds from the start (or None), and the RGB picture."""
+
+    index: int
+    time: float | None
+    image: Image.Image
+
+
+def is_video(path):
+    """Whether ``path`` ends like a video file."""
+    return Path(path).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def read_frames(path):
+    """Yield every ``Frame`` of a video file in order. Raises ``UserError`` naming the file if it cannot be read."""
+    with _opened(path) as (container, stream):
+        for index, frame in enumerate(container.decode(stream)):
+            image = frame.to_image()
+            turn = _TURNS.get(round(frame.rotation) % 360)
+            yield Frame(index, frame.time, image.transpose(turn) if turn is not None else image)
+
+
+def describe(path):
+    """``(frames a second as a Fraction, number of frames or None where the file does not tell)``."""
+    with _opened(path) as (_, stream):
+        return Fraction(stream.average_rate or stream.guessed_rate or 25), stream.frames or None
+
+
+@contextlib.contextmanager
+def video_writer(path, rate):
+    """Yield ``write(image)``, which appends a PIL picture to an H.264 ``.mp4`` at ``rate`` frames a second.
+
+    The file appears under its name when the block ends without an error. Width and height are cut to even numbers,
+    which the format needs; the first picture sets the size. There is no sound.
+    """
+    av = _av()
+    if Path(path).suffix.lower() != ".mp4":
+        raise UserError(f"a video is written as .mp4, not as {Path(path).name}.")
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(65535))
+        stream.pix_fmt = "yuv420p"
+        size = None
+
+        def write(image):
+            nonlocal size
+            if size is None:
+                size = (max(2, image.width // 2 * 2), max(2, image.height // 2 * 2))
+                stream.width, stream.height = size
+            even = image.convert("RGB")
+            # One row or column goes at most; a frame of another size (rare, but files have them) is resized.
+            near = all(0 <= have - want <= 1 for have, want in zip(image.size, size))
+            even = even.crop((0, 0, *size)) if near else even.resize(size)
+            container.mux(stream.encode(av.VideoFrame.from_image(even)))
+
+        yield write
+        if size is None:
+            raise UserError(f"the video {path} would have no frame: nothing is written.")
+        container.mux(stream.encode(None))
+
+
+def _av():
+    try:
+        return importlib.import_module("av")
+    except ImportError:
+        raise UserError("videos need the package PyAV: install it with  pip install av  and try again.") from None
+
+
+@contextlib.contextmanager
+def _opened(path):
+    av = _av()
+    if not Path(path).is_file():
+        raise UserError(f"there is no video file {path}.")
+    try:
+        with av.open(str(path), options=_OPTIONS) as container:
+            if not container.streams.video:
+                raise UserError(f"{path} has no moving pictures in it.")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except av.FFmpegError as error:
+        raise UserError(
+            f"the video {path} cannot be read ({error.strerror}): it is damaged or of an unknown kind."
+        ) from error

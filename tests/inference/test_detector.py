@@ -1,0 +1,200 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dino_nb
+from dino_nb.checkpoints.files import save_checkpoint
+from dino_nb.config import preset
+from dino_nb.errors import UserError
+from dino_nb.inference.detector import Detector, load, output_names
+from dino_nb.models.dino import build_model
+from tests.inference.fake import FakeModel
+
+
+@pytest.fixture
+def detector():
+    return Detector(FakeModel(), "cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (100 + i, 50), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def test_one_picture_gives_one_result_in_pixels_of_the_original(detector):
+    result = detector.predict(Image.new("RGB", (200, 100)))
+    assert result["names"] == result.names == ["cat", "dog"]  # the unused output is never shown
+    assert result["labels"].tolist() == [0, 2] and result["labels"].dtype == torch.int64
+    torch.testing.assert_close(result["scores"], torch.tensor([0.9, 0.6]))
+    torch.testing.assert_close(result["boxes"], torch.tensor([[80.0, 30, 120, 70], [0, 0, 100, 50]]))
+    assert detector.model.seen == [[(3, 54, 108)]]  # its own input size, by the published rounding
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path,
+        str,
+        Image.open,
+        lambda path: np.asarray(Image.open(path)),
+        lambda path: torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1),
+        lambda path: torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1) / 255,
+    ],
+    ids=["Path", "str", "PIL", "array", "bytes tensor", "float tensor"],
+)
+def test_every_kind_of_picture_reaches_the_network_alike(make, folder):
+    class Keeping(FakeModel):
+        def forward(self, images):
+            self.kept = images
+            return super().forward(images)
+
+    path = folder / "1.png"
+    want, got = Detector(Keeping(), "cpu"), Detector(Keeping(), "cpu")
+    want.predict(path)
+    assert got.predict(make(path)).size == (101, 50)
+    torch.testing.assert_close(got.model.kept[0], want.model.kept[0], rtol=0, atol=0)
+
+
+def test_threshold_top_and_classes(detector):
+    image = Image.new("RGB", (50, 50))
+    assert detector.predict(image, threshold=0.05).names == ["cat", "dog", "dog"]
+    assert detector.predict(image, threshold=0.7).names == ["cat"]
+    assert detector.predict(image, threshold=0.95).names == []
+    assert detector.predict(image, threshold=0.05, max_detections=2).names == ["cat", "dog"]
+    assert detector.predict(image, threshold=0.05, classes="dog").names == ["dog", "dog"]
+    assert detector.predict(image, threshold=0.05, classes=[2], max_detections=1).names == ["dog"]
+    with pytest.raises(UserError, match="Did you mean 'dog'"):
+        detector.predict(image, classes=["dogg"])
+
+
+def test_many_pictures_give_a_list_in_their_order(detector, folder):
+    results = detector.predict(folder, batch_size=2)
+    assert [r.name for r in results] == ["0.png", "1.png", "2.png"]
+    assert [len(batch) for batch in detector.model.seen] == [2, 1]
+    results = detector.predict([folder / "2.png", np.zeros((9, 9, 3), np.uint8), str(folder / "*.png")])
+    assert [r.size for r in results] == [(102, 50), (9, 9), (100, 50), (101, 50), (102, 50)]
+    assert detector.predict([]) == []
+
+
+def test_an_unreadable_picture_raises_or_is_reported(detector, folder):
+    (folder / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"1\.png"):
+        detector.predict(folder)
+    with pytest.warns(UserWarning, match=r"1 picture.*1\.png"):
+        results = detector.predict(folder, errors="skip")
+    assert [r.name for r in results] == ["0.png", "2.png"]
+    assert [source for source, _ in results.skipped] == [str(folder / "1.png")]
+    with pytest.raises(UserError, match="no image file"):
+        detector.predict(folder / "gone.png", errors="skip")  # nothing to go on with
+
+
+def test_stream_yields_before_the_source_ends(detector):
+    asked = []
+
+    def pictures():
+        for i in range(5):
+            asked.append(i)
+            yield Image.new("RGB", (10 + i, 10))
+
+    stream = detector.stream(pictures(), batch_size=2)
+    assert next(stream).size == (10, 10)
+    assert asked == [0, 1]
+    assert [r.size[0] for r in stream] == [11, 12, 13, 14]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 30}, "threshold"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"max_detections": 0}, "max_detections"),
+        ({"errors": "ignore"}, "errors"),
+    ],
+)
+def test_wrong_options_are_errors(detector, options, words):
+    with pytest.raises(UserError, match=words):
+        detector.predict([Image.new("RGB", (8, 8))], **options)
+
+
+def test_names_of_outputs():
+    assert output_names(FakeModel(["a", "b", "c"])) == ["a", "b", "c"]
+    nameless = FakeModel(None)
+    assert output_names(nameless) == ["class 0", "class 1", "class 2"]
+    nameless.config.num_classes = 91
+    names = output_names(nameless)
+    assert (names[0], names[1], names[12], names[90]) == (None, "person", None, "toothbrush")
+
+
+def test_a_checkpoint_file_keeps_names_and_input_size(tmp_path):
+    torch.manual_seed(0)
+    model = build_model(preset("dino-tiny")).eval()
+    model.class_names = [f"kind {i}" for i in range(model.config.num_classes)]
+    model.input_size = (96, 160)
+    path = save_checkpoint(tmp_path / "own.pth", model)
+    loaded = dino_nb.load(path, "cpu")
+    assert loaded.class_names == model.class_names and loaded.input_size == (96, 160)
+    image = Image.effect_noise((70, 40), 80).convert("RGB")
+    got, want = loaded.predict(image, threshold=0), Detector(model, "cpu").predict(image, threshold=0)
+    torch.testing.assert_close(got["scores"], want["scores"], rtol=0, atol=0)
+    assert len(got["scores"]) == model.config.num_select
+    assert not got["boxes"].requires_grad
+
+
+def test_dino_tiny_comes_with_the_package():
+    detector = load("dino-tiny", "cpu")
+    assert "red circle" in detector.class_names
+    result = detector.predict(torch.rand(3, 64, 64), threshold=0)
+    assert set(result.names) <= set(detector.class_names)
+    again = load("dino-tiny", "cpu").predict(torch.zeros(3, 64, 64), threshold=0)
+    assert again.size == (64, 64)
+
+
+def test_padding_in_a_batch_leaves_the_objects_where_they_are():
+    detector = load("dino-tiny", "cpu")
+    images = [Image.effect_noise(size, 60).convert("RGB") for size in ((120, 100), (60, 140))]
+    together = detector.predict(images, threshold=0, batch_size=2)
+    alone = [detector.predict(image, threshold=0) for image in images]
+    for a, b in zip(together, alone):
+        assert a.size == b.size and len(a["scores"]) == len(b["scores"])
+        assert a["boxes"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone.pth", "no checkpoint file gone.pth"),
+        (".", "folder"),
+        ("dino-4scale-r50-12epp", "Did you mean"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said(name, words, home):
+    with pytest.raises(UserError, match=words):
+        load(name, "cpu")
+
+
+def test_devices(monkeypatch):
+    assert Detector(FakeModel(), "cpu").device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert Detector(FakeModel()).device.type == "cpu"
+    with pytest.raises(UserError, match="Colab"):
+        load("dino-tiny", "cuda")
+    with pytest.raises(UserError, match="kind of device"):
+        load("dino-tiny", "gpu")
+
+
+def test_amp_on_a_cpu_changes_nothing(detector):
+    image = Image.new("RGB", (20, 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        half = detector.predict(image, amp=True)
+    assert half["scores"].tolist() == detector.predict(image)["scores"].tolist()
+
+
+def test_the_description_names_the_classes(detector):
+    assert repr(detector) == "Detector(fake, 2 classes: cat, dog; on cpu)"

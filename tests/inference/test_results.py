@@ -1,0 +1,99 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dino_nb.errors import UserError
+from dino_nb.inference.detector import Detector
+from tests.inference.fake import FakeModel
+
+
+@pytest.fixture
+def detector():
+    return Detector(FakeModel(), "cpu")
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "pets.jpg"
+    Image.new("RGB", (200, 100), "grey").save(path)
+    return path
+
+
+def test_supervision_takes_a_result_as_it_is(detector, path):
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed (extra 'test' has it)")
+    result = detector.predict(path)
+    names = dict(enumerate(detector.class_names))
+    detections = supervision.Detections.from_transformers(result, id2label=names)
+    np.testing.assert_array_equal(detections.xyxy, result["boxes"].numpy())
+    np.testing.assert_array_equal(detections.class_id, [0, 2])
+    np.testing.assert_allclose(detections.confidence, [0.9, 0.6], rtol=1e-6)
+    assert detections.data["class_name"].tolist() == ["cat", "dog"]
+    assert len(supervision.Detections.from_transformers(detector.predict(path, threshold=1.0))) == 0
+
+
+def test_filter_makes_a_new_result(detector, path):
+    result = detector.predict(path, threshold=0.05)
+    assert result.filter(threshold=0.5).names == ["cat", "dog"]
+    assert result.filter(classes="dog").names == ["dog", "dog"]
+    assert result.filter(classes=["dog", 0], top=2).names == ["cat", "dog"]
+    assert result.filter(classes=[]).names == []
+    assert result.names == ["cat", "dog", "dog"]
+    kept = result.filter(threshold=0.5)
+    assert (kept.path, kept.size, kept.class_names) == (result.path, result.size, result.class_names)
+    with pytest.raises(UserError, match="Did you mean 'cat'"):
+        result.filter(classes="cats")
+    with pytest.raises(UserError, match="class number 3"):
+        result.filter(classes=3)
+
+
+def test_json_has_the_plain_numbers(detector, path):
+    entry = json.loads(detector.predict(path).to_json())
+    assert (entry["file"], entry["width"], entry["height"]) == (str(path), 200, 100)
+    assert entry["detections"] == [
+        {"name": "cat", "label": 0, "score": 0.9, "box": [80, 30, 120, 70]},
+        {"name": "dog", "label": 2, "score": 0.6, "box": [0, 0, 100, 50]},
+    ]
+
+
+def test_save_writes_the_drawn_picture_and_never_the_source(detector, path, tmp_path):
+    result = detector.predict(path)
+    saved = result.save(tmp_path / "deep" / "drawn.png")
+    assert Image.open(saved).size == (200, 100)
+    np.testing.assert_array_equal(np.asarray(Image.open(saved)), np.asarray(result.draw()))
+    assert [p.name for p in saved.parent.iterdir()] == ["drawn.png"]
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="overwritten"):
+        result.save(path)
+    with pytest.raises(UserError, match="cannot be written as drawn"):
+        result.save(tmp_path / "drawn.xyz")
+    assert path.read_bytes() == before
+
+
+def test_a_notebook_shows_a_picture_of_moderate_size(detector, tmp_path):
+    for size, shown in (((4000, 1000), (1000, 250)), ((60, 30), (480, 240))):
+        picture = detector.predict(Image.new("RGB", size))._repr_png_()
+        (tmp_path / "shown.png").write_bytes(picture)
+        assert Image.open(tmp_path / "shown.png").size == shown
+
+
+def test_a_result_of_a_file_keeps_no_pixels_and_travels(detector, path):
+    result = pickle.loads(pickle.dumps(detector.predict(path)))
+    assert len(pickle.dumps(result)) < 10_000
+    assert result.image.size == (200, 100)
+    assert result.names == ["cat", "dog"] and torch.equal(result["labels"], torch.tensor([0, 2]))
+
+
+def test_a_dropped_picture_is_missed_in_words(detector):
+    result = detector.predict(Image.new("RGB", (20, 20))).drop_image()
+    assert result._repr_png_() is None
+    with pytest.raises(UserError, match="stream"):
+        result.draw()
+
+
+def test_the_text_counts_the_objects(detector, path):
+    assert repr(detector.predict(path, threshold=0.05)) == "Result(pets.jpg, 200 x 100: 2 dog, 1 cat)"
+    assert repr(detector.predict(path, threshold=1.0)) == "Result(pets.jpg, 200 x 100: nothing found)"

@@ -1,0 +1,107 @@
+import itertools
+import resource
+import struct
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dino_nb.errors import UserError
+from dino_nb.inference.detector import Detector
+from dino_nb.inference.video import describe, is_video, read_frames, video_writer
+from tests.inference.fake import FakeModel
+
+pytest.importorskip("av", reason="PyAV is not installed (extra 'test' has it)")
+
+
+def make_clip(path, frames=8, size=(64, 48), rate=10):
+    with video_writer(path, rate) as write:
+        for i in range(frames):
+            pixels = np.full((size[1], size[0], 3), 10 * (i % 20), np.uint8)
+            pixels[: size[1] // 2, : size[0] // 2] = 255  # bright at the top left
+            write(Image.fromarray(pixels))
+    return path
+
+
+def test_frames_come_back_in_order_with_their_times(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4")
+    assert is_video(clip) and describe(clip) == (10, 8)
+    frames = list(read_frames(clip))
+    assert [frame.index for frame in frames] == list(range(8))
+    assert [frame.time for frame in frames] == pytest.approx([i / 10 for i in range(8)])
+    for i, frame in enumerate(frames):
+        assert abs(frame.image.getpixel((60, 40))[0] - 10 * i) <= 6
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_clip_filmed_upright_is_seen_upright(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4")
+    data = bytearray(clip.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # tag, version, times, id, duration, layers; then nine fixed-point numbers
+    one = 1 << 16
+    assert struct.unpack_from(">2i", data, matrix) == (one, 0)
+    struct.pack_into(">9i", data, matrix, 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)  # show it turned right
+    clip.write_bytes(data)
+    image = next(read_frames(clip)).image
+    assert image.size == (48, 64)
+    corners = [image.getpixel(p)[0] > 128 for p in ((4, 4), (43, 4), (4, 59), (43, 59))]
+    assert corners == [False, True, False, False]
+
+
+def test_a_video_gives_a_result_a_frame_without_keeping_frames(tmp_path):
+    detector = Detector(FakeModel(), "cpu")
+    results = detector.predict(make_clip(tmp_path / "clip.mp4"), batch_size=3)
+    assert [(r.frame, r.size, r.names) for r in results] == [(i, (64, 48), ["cat", "dog"]) for i in range(8)]
+    assert results[2].to_dict()["time"] == pytest.approx(0.2)
+    with pytest.raises(UserError, match="stream"):
+        results[0].draw()
+    assert next(detector.stream(tmp_path / "clip.mp4")).draw().size == (64, 48)
+
+
+def test_the_annotated_video_shows_the_boxes(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4", size=(161, 121))  # odd sizes, which the format does not know
+    assert next(read_frames(clip)).image.size == (160, 120)
+    seen = []
+    output = Detector(FakeModel(), "cpu").annotate_video(clip, tmp_path / "out" / "found.mp4", on_frame=seen.append)
+    assert len(seen) == 8 and describe(output) == (10, 8)
+    for before, after in zip(read_frames(clip), read_frames(output)):
+        difference = np.abs(np.asarray(before.image, int) - np.asarray(after.image, int)).max(-1)
+        assert difference[36:84, 63:67].mean() > 25  # the left edge of the cat's box
+        assert difference[100:, 120:].mean() < 6
+
+
+def test_a_half_written_video_is_not_seen(tmp_path):
+    def run():
+        with video_writer(tmp_path / "out.mp4", 10) as write:
+            write(Image.new("RGB", (32, 32)))
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        run()
+    with pytest.raises(UserError, match="no frame"), video_writer(tmp_path / "empty.mp4", 10):
+        pass
+    with pytest.raises(UserError, match=r"\.mp4"), video_writer(tmp_path / "out.avi", 10):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    clip = make_clip(tmp_path / "long.mp4", frames=240, size=(640, 480))
+    frames = Detector(FakeModel(), "cpu").stream(clip)
+    list(itertools.islice(frames, 60))
+    scale = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    assert sum(1 for _ in frames) == 180  # 158 MiB of pixels
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before < 40 << 20
+
+
+def test_what_is_no_video_is_said(tmp_path, monkeypatch):
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(UserError, match=r"bad\.mp4 cannot be read"):
+        next(read_frames(tmp_path / "bad.mp4"))
+    with pytest.raises(UserError, match="no video file"):
+        next(read_frames(tmp_path / "gone.mp4"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match="pip install av"):
+        next(read_frames(tmp_path / "bad.mp4"))
