@@ -35,7 +35,6 @@ class StateKeeper:
         self.drive_dir = Path(drive_dir) if drive_dir else None
         self.report = report
         self._saved_at = time.monotonic()
-        self._starting_over = False  # then the first save removes the states of the run before
         self._copier = Copier(self.drive_dir, report) if self.drive_dir else None
 
     def due(self):
@@ -54,13 +53,13 @@ class StateKeeper:
                 stale.unlink()
             # Killed at any point of this, the folder holds a whole state under its name.
             write_state(self.output_dir / _NEXT, {**state, "version": VERSION})
-            if self._starting_over:
-                self._remove_older()
             if last.exists():
                 _link(last, previous)
             (self.output_dir / _NEXT).replace(last)
             if is_best:
                 _link(last, best)
+            for replaced in self._files("replaced_"):
+                replaced.unlink()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             (self.output_dir / _NEXT).unlink(missing_ok=True)
             self.report(f"The training state could not be saved in {self.output_dir}: {error}. Free some space there.")
@@ -89,7 +88,8 @@ class StateKeeper:
         Args:
             resume: ``"auto"`` takes the newest whole state of the output folder or its Drive copy (None where there
                 is none), a path takes that file, or the newest in that folder; None starts anew.
-            overwrite: start anew although the folder holds a state; the first save removes what was there.
+            overwrite: start anew although the folder holds a state. What was there is renamed to ``replaced_...``,
+                and removed by the first save.
 
         A damaged file is reported and the one before it is taken. Raises UserError where the folder holds a state
         that was not asked for, and where a path leads to no usable state.
@@ -103,8 +103,11 @@ class StateKeeper:
                 "overwrite=True (--overwrite)."
             )
         wanted = there if str(resume) == "auto" else [] if resume is None else _files_of(Path(resume))
-        self._starting_over = not wanted or elsewhere
-        return self._first_whole(wanted) if wanted else None
+        state = self._first_whole(wanted) if wanted else None
+        if state is None or elsewhere:
+            for old in self._files():
+                old.replace(old.with_name(f"replaced_{old.name}"))
+        return state
 
     def _is_mine(self, path):
         """Whether ``path`` is the output folder, its Drive copy, or in one of them."""
@@ -112,8 +115,14 @@ class StateKeeper:
         return path.resolve() in folders or path.resolve().parent in folders
 
     def _found(self):
-        """State files of the output folder and of Drive."""
+        """State files of the output folder and of Drive to go on from."""
         return [p for folder in (self.output_dir, self.drive_dir) if folder for p in _states_in(folder)]
+
+    def _files(self, prefix=""):
+        """All state files of both folders, whose names begin with ``prefix``."""
+        folders = filter(None, (self.output_dir, self.drive_dir))
+        paths = [folder / f"{prefix}{name}" for folder in folders for name in (LAST, PREVIOUS, BEST)]
+        return [path for path in paths if path.is_file()]
 
     def _first_whole(self, paths):
         """The newest state among ``paths`` that is whole; of equally new ones the first."""
@@ -139,12 +148,6 @@ class StateKeeper:
             " ".join(problems) + " Start a new run, from a checkpoint if you have one: checkpoint=... "
             "(--pretrain_model_path), in another output folder or with overwrite=True (--overwrite)."
         )
-
-    def _remove_older(self):
-        for folder in filter(None, (self.output_dir, self.drive_dir)):
-            for name in (LAST, PREVIOUS, BEST):
-                Path(folder, name).unlink(missing_ok=True)
-        self._starting_over = False
 
 
 def data_fingerprint(cocodir):

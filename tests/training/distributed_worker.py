@@ -1,0 +1,119 @@
+"""What ``test_distributed`` starts with torchrun: ``distributed_worker.py FOLDER MODE ...``."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dino_nb.config import TrainConfig, preset
+from dino_nb.errors import UserError
+from dino_nb.models.dino import build_model
+from dino_nb.training import distributed, trainer
+from dino_nb.training.criterion import Criterion
+from dino_nb.training.memory import Plan
+from dino_nb.training.optim import Ema, make_optimizer
+from dino_nb.training.precision import Precision
+from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
+
+# Denoising is off: how many denoising groups there are depends on the pictures of a micro-batch (as published), so
+# with it a split batch is not the same sum of losses.
+MODEL = replace(preset("dino-tiny"), dn_number=0, enc_layers=1, num_classes=3, num_queries=20, num_select=20)
+CONFIG = TrainConfig(model="dino-tiny", epochs=1, batch_size=4, amp="fp32", seed=5, lr=1e-3, lr_backbone=1e-3)
+PICTURES = 20
+
+
+class Pictures(Dataset):
+    """Noise of one size (padding would differ between the parts of a split batch), 0 to 3 objects a picture."""
+
+    def __len__(self):
+        return PICTURES
+
+    def __getitem__(self, index):
+        draw = torch.Generator().manual_seed(index)
+        image = torch.rand(3, 64, 64, generator=draw, dtype=torch.float64)
+        boxes = torch.rand(index % 4, 4, generator=draw, dtype=torch.float64) * 0.3 + 0.3
+        labels = torch.randint(0, 3, (index % 4,), generator=draw)
+        return image + torch.rand(1, dtype=torch.float64), {"labels": labels, "boxes": boxes, "image_id": index}
+
+
+def train(micro_batch=4):
+    """An epoch of steps by the real loop; the model."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = build_model(MODEL).double()
+    distributed.broadcast_model(model)
+    optimizer = make_optimizer(model, CONFIG)
+    sampler = ResumableBatchSampler(
+        [(64, 64)] * PICTURES, CONFIG.batch_size, 5, rank=distributed.rank(), world_size=distributed.world_size()
+    )
+    data = SeededDataset(Pictures(), CONFIG.seed)
+    run = trainer.Run(
+        model=model,
+        criterion=Criterion(MODEL),
+        optimizer=optimizer,
+        precision=Precision("fp32", "cpu"),
+        sampler=sampler,
+        loader=DataLoader(data, batch_sampler=sampler, collate_fn=lambda items: tuple(zip(*items))),
+        evaluate=None,
+        keeper=SimpleNamespace(due=lambda: False),
+        progress=SimpleNamespace(step=lambda record, images: None, say=print),
+        stop=SimpleNamespace(reason=None),
+        config=CONFIG,
+        plan=Plan(micro_batch),
+        device=torch.device("cpu"),
+        output_dir=None,
+        settings={},
+        data_fingerprint={},
+        ema=Ema(model, 0.9),
+    )
+    assert trainer.train_epoch(run) is None and run.step == 5
+    return run
+
+
+def steps(folder):
+    """Half the batch each; every process writes what it ended with. The second one cuts its half in two."""
+    rank = distributed.rank()
+    run = train(micro_batch=2 - rank)
+    torch.save([run.model.state_dict(), run.ema.model.state_dict()], folder / f"{rank}.pt")
+
+
+def exchange(folder):
+    """The small functions, where each process knows something else."""
+    rank = distributed.rank()
+    assert distributed.world_size() == 2 and distributed.is_main() == (rank == 0)
+    assert distributed.reduce_mean([4, 7][rank]) == 5.5
+    assert distributed.any_process(rank == 1) and not distributed.any_process(False)
+    assert distributed.all_gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    mine = dict.fromkeys([*distributed.my_share([3, 1, 2]), 9], f"by {rank}")
+    assert distributed.gather_results(mine) == {1: "by 1", 2: "by 0", 3: "by 0", 9: "by 0"}
+    assert distributed.on_main(lambda: f"from {rank}") == "from 0"
+    try:
+        distributed.on_main(lambda: [][rank])
+    except IndexError:
+        (folder / f"error{rank}").touch()
+    weights = [torch.nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    weights[0].grad = torch.full((3,), float(rank))
+    if rank == 1:
+        weights[1].grad = torch.ones(3)
+    distributed.average_gradients(weights)
+    assert weights[0].grad.tolist() == [0.5] * 3 and weights[1].grad.tolist() == [0.5] * 3 and weights[2].grad is None
+    (folder / f"done{rank}").touch()
+
+
+def fail(folder):
+    """One process meets an error while the other waits for it."""
+    if distributed.rank() == 1:
+        raise UserError("picture 17 is broken")
+    distributed.barrier()
+    (folder / "went on").touch()
+
+
+if __name__ == "__main__":
+    with distributed.session():
+        for mode in sys.argv[2:]:
+            {"steps": steps, "exchange": exchange, "fail": fail}[mode](Path(sys.argv[1]))
+    assert not distributed.active() and os.environ["WORLD_SIZE"] == "2"
