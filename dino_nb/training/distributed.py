@@ -72,6 +72,12 @@ def is_main():
     return rank() == 0
 
 
+def say(text):
+    """Print in the main process alone."""
+    if is_main():
+        print(text, flush=True)
+
+
 def is_restart():
     """Whether ``torchrun`` or Slurm has started this run again by itself: it then goes on from its last state."""
     counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))

@@ -10,28 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
-from dino_nb.config import ModelConfig, TrainConfig, apply_overrides, train_preset
-from dino_nb.config import preset as model_preset
+from dino_nb.config import TrainConfig, apply_overrides, train_preset
 from dino_nb.data.check import check_dataset
-from dino_nb.data.classes import match_classes
-from dino_nb.data.dataset import CocoDataset, collate
+from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import train_transform
 from dino_nb.errors import UserError
-from dino_nb.models.dino import build_model
-from dino_nb.training import distributed, memory
-from dino_nb.training.criterion import Criterion
-from dino_nb.training.optim import Ema, freeze, make_optimizer
-from dino_nb.training.precision import Precision, choose
-from dino_nb.training.progress import Progress
+from dino_nb.training import distributed
+from dino_nb.training.assemble import assemble, model_of_state, new_model
 from dino_nb.training.randomness import seed_everything
-from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
 from dino_nb.training.state import StateKeeper, check_same_run, data_fingerprint
-from dino_nb.training.stopping import StopRequest, ignore_in_worker
-from dino_nb.training.trainer import BEST, LAST, Run, fit, restore
+from dino_nb.training.stopping import StopRequest
+from dino_nb.training.trainer import BEST, LAST, fit, restore
 from dino_nb.training.validation import Validation
-from dino_nb.training.warmstart import warm_start
 
 # Settings that may change between the parts of one run: they move no weight, or only in the last bits.
 _FREE = ("num_workers", "save_minutes", "micro_batch", "checkpointing", "max_nonfinite", "patience", "eval_every")
@@ -107,6 +98,7 @@ def finetune(
         TrainingDiverged: the loss was not finite for many steps in a row.
     """
     config = _config(preset, options, checkpoint)
+    output_dir = Path(output_dir)
     settings = {
         **dataclasses.asdict(config),
         "checkpoint": _name(checkpoint),
@@ -115,44 +107,45 @@ def finetune(
     }
     with distributed.session() as own_device, StopRequest(max_hours) as stop:
         device = own_device if device is None else torch.device(device)
-        if distributed.is_restart() and resume is None:
-            resume = "auto"
-        keeper = StateKeeper(output_dir, config.save_minutes, drive_dir, report=_say)
-        state = keeper.load(resume, overwrite)
+        keeper = StateKeeper(output_dir, config.save_minutes, drive_dir, report=distributed.say)
+        state = keeper.load("auto" if resume is None and distributed.is_restart() else resume, overwrite)
         if check:
             distributed.on_main(_refuse_faults, cocodir)
-        fingerprint = data_fingerprint(cocodir)
-        if state:
-            check_same_run(state, settings, fingerprint, ignore=_FREE)
-        train_set = CocoDataset(cocodir, "train")
-        if not sum(train_set.objects_of(i) for i in range(len(train_set))):
-            raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
+        train_set = _train_set(cocodir)
         seed_everything(config.seed)
         if state:
-            model = _model_of_state(state)
+            check_same_run(state, settings, data_fingerprint(cocodir), ignore=_FREE)
+            model = model_of_state(state)
             config = dataclasses.replace(config, size=model.input_size[0], max_size=model.input_size[1])
         else:
-            model, config = _new_model(checkpoint, config, train_set, model_options, backbone_weights, finetune_ignore)
-        run = _assemble(model, config, train_set, cocodir, device, stop, keeper, live, tensorboard, Path(output_dir))
-        run.settings, run.data_fingerprint = settings, fingerprint
+            model, config = new_model(checkpoint, config, train_set, model_options, backbone_weights, finetune_ignore)
+        train_set.transform = train_transform(*model.input_size)
+        run = assemble(
+            model,
+            config,
+            train_set,
+            Validation(cocodir, model, amp=config.amp != "fp32"),
+            device,
+            keeper=keeper,
+            stop=stop,
+            output_dir=output_dir,
+            settings=settings,
+            data_fingerprint=data_fingerprint(cocodir),
+            progress_options={"live": live, "tensorboard": tensorboard},
+        )
         try:
             if state:
                 restore(run, state)
-                _say(f"going on at epoch {run.epoch}, step {run.step}")
-            run.evaluate.check_ground_truth()
+                distributed.say(f"going on at epoch {run.epoch}, step {run.step}")
+            truth = run.evaluate.check_ground_truth()
+            distributed.say(f"the validation set's annotations, taken as predictions, score AP {truth:.3f}")
             stopped = fit(run)
-            _say(_ending(stopped, run))
-            keeper.wait()
         finally:
             run.progress.close()
-    return TrainResult(
-        run.output_dir,
-        run.output_dir / f"{BEST}.pth",
-        run.output_dir / f"{LAST}.pth",
-        stopped,
-        run.history,
-        run.best,
-    )
+        distributed.say(_ending(stopped, run))
+        keeper.wait()
+    best, last = (output_dir / f"{name}.pth" for name in (BEST, LAST))
+    return TrainResult(output_dir, best, last, stopped, run.history, run.best)
 
 
 def _config(preset, options, checkpoint):
@@ -171,151 +164,14 @@ def _refuse_faults(cocodir):
     report = check_dataset(cocodir)
     report.raise_if_errors()
     for finding in report.warnings:
-        _say(f"warning: {finding.title} ({finding.count})")
+        distributed.say(f"warning: {finding.title} ({finding.count})")
 
 
-def _new_model(checkpoint, config, train_set, model_options, backbone_weights, ignore):
-    """The network for this data set, warm where there is a checkpoint; and the config with its sizes filled in."""
-    source = _load(checkpoint)
-    base = model_preset(config.model) if source is None else source.config
-    count = len(train_set.class_names)
-    model_config = apply_overrides(
-        dataclasses.replace(base, num_classes=count, dn_labelbook_size=count), model_options or {}
-    )
-    pretrained = source is None and _backbone_file(backbone_weights, model_config)
-    model = build_model(model_config, pretrained)
-    model.class_names, model.category_ids = list(train_set.class_names), list(train_set.category_ids)
-    size = (config.size, config.max_size) if config.size else (source or model).input_size
-    model.input_size = tuple(size)
-    if source is not None:
-        rows = _shared_classes(source, train_set)
-        _say(warm_start(model, source.state_dict(), rows, ignore).table())
-    elif ignore:
-        raise UserError("--finetune_ignore needs a checkpoint (--pretrain_model_path) to ignore tensors of.")
-    return model, dataclasses.replace(config, size=size[0], max_size=size[1])
-
-
-def _load(checkpoint):
-    if checkpoint is None or isinstance(checkpoint, torch.nn.Module):
-        return checkpoint
-    from dino_nb.inference.detector import load
-
-    return distributed.on_main(lambda: load(checkpoint, device="cpu").model)
-
-
-def _shared_classes(source, train_set):
-    """{output of the new model: output of the checkpoint} for the classes that both have."""
-    try:
-        match = match_classes(train_set.categories, source.config.num_classes, source.class_names, source.category_ids)
-    except UserError:  # nothing in common: all classes are new
-        return {}
-    return {i: match.label_of[c] for i, c in enumerate(train_set.category_ids) if c in match.label_of}
-
-
-def _backbone_file(weights, config):
-    """What ``build_model`` takes: a bool, or the file itself where a folder was given."""
-    if weights is None or isinstance(weights, bool):
-        return weights is not False
-    path = Path(weights).expanduser()
-    if path.is_dir():
-        named = path / _PUBLISHED_BACKBONES.get(config.backbone, "")
-        files = (
-            [named] if named.is_file() else sorted(p for p in path.glob("*") if p.suffix in (".pth", ".safetensors"))
-        )
-        if len(files) != 1:
-            raise UserError(f"{path} should hold one file with weights of {config.backbone}, and holds {len(files)}.")
-        path = files[0]
-    if not path.is_file():
-        raise UserError(f"there is no file {path} with backbone weights.")
-    return str(path)
-
-
-_PUBLISHED_BACKBONES = {"swin_L_384_22k": "swin_large_patch4_window12_384_22k.pth"}
-
-
-def _model_of_state(state):
-    model = build_model(apply_overrides(ModelConfig(), state["model_config"]))
-    model.class_names, model.category_ids = state["class_names"], state["category_ids"]
-    model.input_size = tuple(state["input_size"])
-    return model
-
-
-def _assemble(model, config, train_set, cocodir, device, stop, keeper, live, tensorboard, output_dir):
-    """The ``Run``: everything on its device, planned and described to the user."""
-    model.to(device)
-    distributed.broadcast_model(model)
-    freeze(model, config.frozen)
-    sizes = [train_set.size(i) for i in range(len(train_set))]
-    train_set.transform = train_transform(config.size, config.max_size)
-    world = distributed.world_size()
-    sampler = ResumableBatchSampler(
-        sizes, config.batch_size, config.seed, True, config.aspect_groups, distributed.rank(), world
-    )
-    loader = DataLoader(
-        SeededDataset(train_set, config.seed),
-        batch_sampler=sampler,
-        num_workers=config.num_workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        persistent_workers=config.num_workers > 0,
-        worker_init_fn=ignore_in_worker,
-    )
-    criterion, precision = Criterion(model.config), Precision(choose(device, config.amp), device)
-    ema = Ema(model, config.ema_decay) if config.ema else None
-    plan = _plan(model, criterion, precision, config, train_set, sizes, device)
-    memory.set_checkpointing(model, plan.checkpointing)
-    _say(_description(config, plan, precision, train_set, model, world))
-    return Run(
-        model=model,
-        criterion=criterion,
-        optimizer=make_optimizer(model, config),
-        precision=precision,
-        sampler=sampler,
-        loader=loader,
-        evaluate=Validation(cocodir, model, device),
-        keeper=keeper,
-        progress=Progress(
-            output_dir, config.epochs * len(sampler), device, distributed.is_main(), live, tensorboard=tensorboard
-        ),
-        stop=stop,
-        config=config,
-        plan=plan,
-        device=device,
-        output_dir=output_dir,
-        settings={},
-        data_fingerprint={},
-        ema=ema,
-    )
-
-
-def _plan(model, criterion, precision, config, train_set, sizes, device):
-    share = -(-config.batch_size // distributed.world_size())
-    if config.micro_batch and config.checkpointing != "auto":
-        return memory.Plan(min(config.micro_batch, share), config.checkpointing)
-    canvas = memory.worst_canvas(sizes, config.size, config.max_size, config.aspect_groups)
-    most = max(train_set.objects_of(i) for i in range(len(train_set)))
-    model.train()
-    return memory.plan_memory(
-        memory.worst_case_step(model, criterion, precision, canvas, most, device),
-        share,
-        memory.memory_limit(device),
-        fixed=memory.optimizer_bytes(model),
-        micro_batch=min(config.micro_batch, share),
-        checkpointing=config.checkpointing,
-    )
-
-
-def _description(config, plan, precision, train_set, model, world):
-    share = -(-config.batch_size // world)
-    names = ", ".join(map(str, train_set.class_names[:8])) + (", ..." if len(train_set.class_names) > 8 else "")
-    frozen = sum(not p.requires_grad for p in model.parameters())
-    return (
-        f"{len(train_set)} training pictures, {len(train_set.class_names)} classes: {names}\n"
-        f"effective batch {config.batch_size} = {world} process{'es' if world > 1 else ''} x {plan.describe(share)}\n"
-        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule} schedule over {config.epochs} "
-        f"epochs; {precision.name}; sizes up to {config.size} / {config.max_size}; seed {config.seed}; "
-        f"{frozen} frozen tensors"
-    )
+def _train_set(cocodir):
+    train_set = CocoDataset(cocodir, "train")
+    if not any(train_set.objects_of(i) for i in range(len(train_set))):
+        raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
+    return train_set
 
 
 def _ending(stopped, run):
@@ -325,8 +181,3 @@ def _ending(stopped, run):
     return (
         f'stopped by {stopped} at epoch {run.epoch}, step {run.step}; saved. Go on with resume="auto" (--resume auto).'
     )
-
-
-def _say(text):
-    if distributed.is_main():
-        print(text, flush=True)

@@ -1,0 +1,167 @@
+"""Putting a run together: the network (warm, fresh or from a saved state), its plan, and everything around it."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from dino_nb.config import ModelConfig, apply_overrides, preset
+from dino_nb.data.classes import match_classes
+from dino_nb.data.dataset import collate
+from dino_nb.errors import UserError
+from dino_nb.models.dino import build_model
+from dino_nb.training import distributed, memory
+from dino_nb.training.criterion import Criterion
+from dino_nb.training.optim import Ema, freeze, make_optimizer
+from dino_nb.training.precision import Precision, choose
+from dino_nb.training.progress import Progress
+from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
+from dino_nb.training.stopping import ignore_in_worker
+from dino_nb.training.trainer import Run
+from dino_nb.training.warmstart import warm_start
+
+_PUBLISHED_BACKBONES = {"swin_L_384_22k": "swin_large_patch4_window12_384_22k.pth"}
+
+
+def new_model(checkpoint, config, train_set, model_options, backbone_weights, ignore):
+    """The network for this data set, warm where there is a checkpoint; and the config with its sizes filled in."""
+    source = _load(checkpoint)
+    base = preset(config.model) if source is None else source.config
+    count = len(train_set.class_names)
+    model_config = apply_overrides(
+        dataclasses.replace(base, num_classes=count, dn_labelbook_size=count), model_options or {}
+    )
+    pretrained = source is None and _backbone_file(backbone_weights, model_config)
+    model = build_model(model_config, pretrained)
+    model.class_names, model.category_ids = list(train_set.class_names), list(train_set.category_ids)
+    size = (config.size, config.max_size) if config.size else (source or model).input_size
+    model.input_size = tuple(size)
+    if source is not None:
+        rows = _shared_classes(source, train_set)
+        distributed.say(warm_start(model, source.state_dict(), rows, ignore).table())
+    elif ignore:
+        raise UserError("--finetune_ignore needs a checkpoint (--pretrain_model_path) to ignore tensors of.")
+    return model, dataclasses.replace(config, size=size[0], max_size=size[1])
+
+
+def _load(checkpoint):
+    if checkpoint is None or isinstance(checkpoint, torch.nn.Module):
+        return checkpoint
+    from dino_nb.inference.detector import load
+
+    if not distributed.is_main():
+        distributed.barrier()  # the main process fetches; the others then find it on disk
+    model = load(checkpoint, device="cpu").model
+    if distributed.is_main():
+        distributed.barrier()
+    return model
+
+
+def _shared_classes(source, train_set):
+    """{output of the new model: output of the checkpoint} for the classes that both have."""
+    try:
+        match = match_classes(train_set.categories, source.config.num_classes, source.class_names, source.category_ids)
+    except UserError:  # nothing in common: all classes are new
+        return {}
+    return {i: match.label_of[c] for i, c in enumerate(train_set.category_ids) if c in match.label_of}
+
+
+def _backbone_file(weights, config):
+    """What ``build_model`` takes: a bool, or the file itself where a folder was given."""
+    if weights is None or isinstance(weights, bool):
+        return weights is not False
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        named = path / _PUBLISHED_BACKBONES.get(config.backbone, "")
+        files = [p for p in sorted(path.glob("*")) if p.suffix in (".pth", ".safetensors")]
+        files = [named] if named.is_file() else files
+        if len(files) != 1:
+            raise UserError(f"{path} should hold one file with weights of {config.backbone}, and holds {len(files)}.")
+        path = files[0]
+    if not path.is_file():
+        raise UserError(f"there is no file {path} with backbone weights.")
+    return str(path)
+
+
+def model_of_state(state):
+    """The network that a training state was taken of, its weights still fresh."""
+    model = build_model(apply_overrides(ModelConfig(), state["model_config"]))
+    model.class_names, model.category_ids = state["class_names"], state["category_ids"]
+    model.input_size = tuple(state["input_size"])
+    return model
+
+
+def assemble(model, config, train_set, evaluate, device, *, output_dir, progress_options, **rest):
+    """The ``Run``: everything on its device, planned and described to the user.
+
+    ``evaluate``: see ``Run``; ``progress_options`` go to ``Progress``, ``rest`` to ``Run`` as they are.
+    """
+    model.to(device)
+    distributed.broadcast_model(model)
+    freeze(model, config.frozen)
+    sizes = [train_set.size(i) for i in range(len(train_set))]
+    rank, world = distributed.rank(), distributed.world_size()
+    sampler = ResumableBatchSampler(sizes, config.batch_size, config.seed, True, config.aspect_groups, rank, world)
+    loader = DataLoader(
+        SeededDataset(train_set, config.seed),
+        batch_sampler=sampler,
+        num_workers=config.num_workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        persistent_workers=config.num_workers > 0,
+        worker_init_fn=ignore_in_worker,
+    )
+    criterion, precision = Criterion(model.config), Precision(choose(device, config.amp), device)
+    ema = Ema(model, config.ema_decay) if config.ema else None
+    plan = _plan(model, criterion, precision, config, train_set, sizes, device)
+    memory.set_checkpointing(model, plan.checkpointing)
+    distributed.say(_description(config, plan, precision, train_set, model, world))
+    steps = config.epochs * len(sampler)
+    return Run(
+        model=model,
+        criterion=criterion,
+        optimizer=make_optimizer(model, config),
+        precision=precision,
+        sampler=sampler,
+        loader=loader,
+        evaluate=evaluate,
+        progress=Progress(output_dir, steps, device, distributed.is_main(), **progress_options),
+        config=config,
+        plan=plan,
+        device=device,
+        output_dir=output_dir,
+        ema=ema,
+        **rest,
+    )
+
+
+def _plan(model, criterion, precision, config, train_set, sizes, device):
+    share = -(-config.batch_size // distributed.world_size())
+    if config.micro_batch and config.checkpointing != "auto":
+        return memory.Plan(min(config.micro_batch, share), config.checkpointing)
+    canvas = memory.worst_canvas(sizes, config.size, config.max_size, config.aspect_groups)
+    most = max(train_set.objects_of(i) for i in range(len(train_set)))
+    model.train()
+    return memory.plan_memory(
+        memory.worst_case_step(model, criterion, precision, canvas, most, device),
+        share,
+        memory.memory_limit(device),
+        fixed=memory.optimizer_bytes(model),
+        micro_batch=min(config.micro_batch, share),
+        checkpointing=config.checkpointing,
+    )
+
+
+def _description(config, plan, precision, train_set, model, world):
+    share = -(-config.batch_size // world)
+    names = ", ".join(map(str, train_set.class_names[:8])) + (", ..." if len(train_set.class_names) > 8 else "")
+    frozen = sum(not p.requires_grad for p in model.parameters())
+    processes = f"{world} processes, each " if world > 1 else ""
+    lines = [
+        f"{len(train_set)} training pictures, {len(train_set.class_names)} classes: {names}",
+        f"effective batch {config.batch_size}: {processes}{plan.describe(share)}",
+        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}; {config.schedule} schedule, {config.epochs} epochs",
+        f"{precision.name}; sizes up to {config.size} / {config.max_size}; seed {config.seed}; {frozen} frozen tensors",
+    ]
+    return "\n".join(lines)
