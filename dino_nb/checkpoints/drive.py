@@ -67,8 +67,11 @@ def fetch(url_or_id, folder, *, name=None, check=None, advice=None):
         return download(link, folder, name, check)
 
 
-def list_folder(drive_id, folder="."):
-    """What a Drive folder holds: a list of (file id, path in the folder, path that it would get below ``folder``)."""
+def list_folder(drive_id, folder=".", *, what=None, advice=None):
+    """What a Drive folder holds: a list of (file id, path in the folder, path that it would get below ``folder``).
+
+    ``what`` and ``advice`` begin and end the sentence of an error, as in ``fetch``.
+    """
     import gdown
 
     url = f"{DRIVE_URL}/drive/folders/{drive_id}"
@@ -77,16 +80,17 @@ def list_folder(drive_id, folder="."):
         options["timeout"] = TIMEOUT
     too_many = getattr(gdown.exceptions, "FolderContentsMaximumLimitError", ())  # gdown 5 reads the first 50 files
     unreadable = getattr(gdown.exceptions, "DownloadError", RuntimeError)  # since gdown 6, else a RuntimeError
-    with _explained(f"the Drive folder {url}", "open it in a browser and give the link of one file in it, or of a zip"):
+    advice = advice or "open it in a browser and give the link of one file in it, or of a zip"
+    with _explained(what or f"the Drive folder {url}", advice):
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # gdown 5 tells of a refusal by a line there and None
                 entries = gdown.download_folder(id=drive_id, **options)
         except too_many as error:
-            raise DownloadError("it holds 50 files or more, which this gdown does not list") from error
+            raise DownloadError("the folder holds 50 files or more, which this gdown does not list") from error
         except (unreadable, ValueError, LookupError, AttributeError):  # the latter for pages other than expected
             entries = None
         if not entries:
-            raise DownloadError("it is empty, or not there, or not shared with everyone who has the link")
+            raise DownloadError("the folder is empty, or not there, or not shared with everyone who has the link")
     return [(entry.id, Path(entry.path), Path(entry.local_path)) for entry in entries]
 
 

@@ -9,6 +9,7 @@ one: it is verified before its first use.
 
 import hashlib
 import json
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,17 +140,13 @@ def _fetch_published(item):
     drive_id = item.drive_id or _id_in_folder(item, advice)
     drive.fetch(drive_id, path.parent, name=item.file, check=lambda part: _refuse(_problem(part, item)), advice=advice)
     _remember(path)
-    print(
-        f"{item.file} is in {path.parent}" + ("." if item.sha256 else "; no SHA-256 of it is published to check it by.")
-    )
+    if not item.sha256:
+        print(f"No SHA-256 of {item.file} is published: only its form was checked.", file=sys.stderr)
     return path
 
 
 def _id_in_folder(item, advice):
-    try:
-        listing = drive.list_folder(FOLDER_ID)
-    except DownloadError as error:
-        raise DownloadError(error.reason, advice) from error
+    listing = drive.list_folder(FOLDER_ID, what=item.file, advice=advice)
     for drive_id, path, _ in listing:
         if path.name == item.file:
             return drive_id
@@ -166,7 +163,7 @@ def _fetch_link(link):
     if done:
         return done[0]
     path = drive.fetch(link, home, check=lambda part: _refuse(_damage(part)))
-    print(f"{path.name} is in {home}; no SHA-256 is known to check it by.")
+    print(f"No SHA-256 of {path.name} is known: only its form was checked.", file=sys.stderr)
     return path
 
 
@@ -241,7 +238,6 @@ def _unknown(text, path):
     if len(path.parts) > 1 or path.suffix:
         near = did_you_mean(path.name, [*choices, *(p.name for p in path.parent.glob("*") if p.is_file())])
         return f"there is no file {text}.{near} (dino-nb zoo lists the published checkpoints.)"
-    return (
-        f"there is no checkpoint {text!r}.{did_you_mean(text, choices)} Give the path of a file, a link, the id of a "
-        f"file on Google Drive, or one of: {', '.join(names())}."
-    )
+    near = did_you_mean(text, choices)
+    known = "dino-nb zoo lists all." if near else f"The published ones are {', '.join(names())}."
+    return f"there is no checkpoint {text!r}.{near} {known} A path, a link, or the id of a file on Drive works too."

@@ -220,7 +220,7 @@ def test_a_folder_is_listed_and_fetched_file_by_file(fake_drive, tmp_path):
 
 
 def test_a_folder_that_cannot_be_listed_is_one_sentence(fake_drive, tmp_path, capsys):
-    with pytest.raises(DownloadError, match="because it is empty, or not there, or not shared with everyone"):
+    with pytest.raises(DownloadError, match="because the folder is empty, or not there, or not shared with everyone"):
         drive.fetch(f"https://drive.google.com/drive/folders/{FOLDER}", tmp_path)
     assert capsys.readouterr().err == ""
 
