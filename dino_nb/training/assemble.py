@@ -161,7 +161,7 @@ def _description(config, plan, precision, train_set, model, world):
     lines = [
         f"{len(train_set)} training pictures, {len(train_set.class_names)} classes: {names}",
         f"effective batch {config.batch_size}: {processes}{plan.describe(share)}",
-        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}; {config.schedule} schedule, {config.epochs} epochs",
+        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs",
         f"{precision.name}; sizes up to {config.size} / {config.max_size}; seed {config.seed}; {frozen} frozen tensors",
     ]
     return "\n".join(lines)

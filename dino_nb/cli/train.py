@@ -1,0 +1,144 @@
+"""Train or fine-tune on a COCODIR.
+
+  dino-nb train COCODIR --pretrain_model_path dino-4scale-r50-12ep      fine-tune a published checkpoint
+  dino-nb train COCODIR --pretrain_model_path checkpoint_best.pth --preset t4 --resume auto --max-hours 11
+  dino-nb train COCODIR                                                 the published 12 epochs from scratch
+  dino-nb train COCODIR BACKBONE_DIR -c DINO_4scale_swin                the same with Swin-L
+  torchrun --nproc-per-node 8 -m dino_nb train COCODIR --preset 5scale-r50-24ep
+  dino-nb train COCODIR --slurm --nodes 2 --gpus 8 --preset 5scale-swinl-12ep
+
+Number and names of classes come from the data set. The output folder gets checkpoint_best.pth, checkpoint_last.pth,
+log.jsonl, curves.png and the states that --resume goes on from.
+"""
+
+import argparse
+import dataclasses
+
+from dino_nb.config import TRAIN_PRESETS, ModelConfig, TrainConfig, preset, train_preset
+from dino_nb.errors import UserError, did_you_mean
+from dino_nb.training import slurm
+
+SUMMARY = "train or fine-tune on a COCODIR"
+
+# published option -> ours
+_ALIASES = {
+    "dn_scalar": "dn_number",
+    "use_ema": "ema",
+    "lr_drop_list": "lr_drop",
+    "data_aug_max_size": "max_size",
+    "two_stage_num_proposals": "num_queries",
+}
+# published options whose value is built in here, or is read off the data set
+_BUILT_IN = {"embed_init_tgt": "true", "dn_label_coef": "1.0", "dn_bbox_coef": "1.0", "use_dn": "true"}
+_FROM_DATA = ("num_classes", "dn_labelbook_size", "dn_labebook_size")
+
+
+def add_arguments(parser):
+    hidden = argparse.SUPPRESS
+    parser.add_argument("cocodir", metavar="COCODIR", nargs="?", help="folder with {train,val}2017 and annotations/")
+    parser.add_argument(
+        "backbone_dir", metavar="BACKBONE", nargs="?", help="from scratch: backbone weights, file or folder"
+    )
+    parser.add_argument("--coco_path", help="the same as COCODIR")
+    start = parser.add_argument_group("where to start")
+    start.add_argument("--pretrain_model_path", metavar="CHECKPOINT", help="file, zoo name or Drive link to fine-tune")
+    start.add_argument("--finetune_ignore", nargs="+", default=(), metavar="PART", help="tensors not to take from it")
+    start.add_argument("--no_pretrained_backbone", action="store_true", help="from scratch, the backbone too")
+    start.add_argument(
+        "--resume", metavar="auto|STATE", help="go on from the newest state of the output folder, or a file"
+    )
+    start.add_argument("--overwrite", action="store_true", help="start anew though the output folder holds a state")
+    start.add_argument("--no-check", action="store_true", help="train on a data set with errors, too")
+    how = parser.add_argument_group("how to train")
+    how.add_argument("--preset", help=f"recipe: {', '.join(TRAIN_PRESETS)}")
+    how.add_argument("-c", "--config_file", metavar="NAME", help="published configuration, e.g. DINO_4scale")
+    how.add_argument("--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any setting")
+    how.add_argument("--epochs", type=int)
+    how.add_argument("--batch_size", type=int, help="pictures an optimiser step, over all GPUs")
+    how.add_argument("--lr", type=float)
+    how.add_argument("--amp", nargs="?", const="auto", help="auto (default), fp32, fp16 or bf16")
+    how.add_argument("--num_workers", type=int)
+    how.add_argument("--seed", type=int)
+    how.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
+    how.add_argument("--max-hours", type=float, help="end in good order after so many hours")
+    parser.add_argument("--output_dir", default="logs/DINO/R50-MS4", help="results (default: %(default)s)")
+    parser.add_argument("--drive_dir", help="a second folder that gets states and results in the background")
+    parser.add_argument("--tensorboard", action="store_true", help="TensorBoard events in OUTPUT_DIR/tensorboard")
+    for flag in ("--save_log", "--save_results", "--find_unused_params"):  # published, without effect here
+        parser.add_argument(flag, action="store_true", help=hidden)
+    for flag in ("--dataset_file", "--note"):
+        parser.add_argument(flag, help=hidden)
+    slurm.add_arguments(parser)
+
+
+def run(args):
+    if args.slurm:
+        slurm.submit(run, args, args.output_dir)
+        return 0
+    from dino_nb.training.finetune import finetune
+
+    cocodir = args.cocodir or args.coco_path
+    if not cocodir:
+        raise UserError("which data set? Give COCODIR (or --coco_path).")
+    model_options, train_options = split_options(args.options)
+    for name in ("epochs", "batch_size", "lr", "amp", "num_workers", "seed"):
+        if getattr(args, name) is not None:
+            train_options[name] = getattr(args, name)
+    recipe = recipe_of(args.preset, args.config_file, args.pretrain_model_path)
+    if args.backbone_dir and args.pretrain_model_path:
+        raise UserError("BACKBONE is for training from scratch; --pretrain_model_path brings its own backbone.")
+    result = finetune(
+        cocodir,
+        args.pretrain_model_path,
+        output_dir=args.output_dir,
+        preset=recipe,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        finetune_ignore=args.finetune_ignore,
+        model_options=model_options,
+        backbone_weights=args.backbone_dir or not args.no_pretrained_backbone,
+        max_hours=args.max_hours,
+        device=args.device,
+        drive_dir=args.drive_dir,
+        check=not args.no_check,
+        tensorboard=args.tensorboard,
+        **train_options,
+    )
+    return {"SIGINT": 130, "SIGTERM": 143}.get(result.stopped, 0)
+
+
+def recipe_of(name, config_file, checkpoint):
+    """The ``TrainConfig`` meant: the named preset, else a configuration's 12 epochs, else what fits the start.
+
+    ``config_file`` says which network is trained from scratch; with a checkpoint it only chooses the recipe.
+    """
+    if config_file is None:
+        return train_preset(name or ("finetune" if checkpoint else "4scale-r50-12ep"))
+    preset(config_file)  # a wrong name is an error even where a checkpoint decides
+    model = str(config_file).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
+    return dataclasses.replace(train_preset(name or "4scale-r50-12ep"), model=model)
+
+
+def split_options(options):
+    """``(model options, training options)`` of ``key=value`` strings, in our spelling; unknown keys are an error."""
+    of_model = {f.name for f in dataclasses.fields(ModelConfig)}
+    of_training = {f.name for f in dataclasses.fields(TrainConfig)}
+    model_options, train_options = {}, {}
+    for option in options:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        key = _ALIASES.get(key, key)
+        if not equals:
+            raise UserError(f"--options takes KEY=VALUE, not {option!r}.")
+        if key in _FROM_DATA:
+            print(f"{option} is not needed: it comes from the data set.")
+        elif key in _BUILT_IN:
+            if value.lower() not in (_BUILT_IN[key], _BUILT_IN[key].removesuffix(".0")):
+                raise UserError(f"{key} is always {_BUILT_IN[key]} here, not {value}.")
+        elif key in of_training:
+            train_options[key] = value
+        elif key in of_model:
+            model_options[key] = value
+        else:
+            near = did_you_mean(key, [*of_model, *of_training, *_ALIASES])
+            raise UserError(f"there is no option {key!r}.{near}")
+    return model_options, train_options
