@@ -54,15 +54,12 @@ def write_coco_json(path, images, annotations, categories):
 
 def _coco(folder, classes, splits):
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
-    image_id = annotation_id = 0
     for split, pictures in splits.items():
         images, annotations = [], []
-        for name, width, height, boxes in pictures:
-            image_id += 1
+        for image_id, (name, width, height, boxes) in enumerate(pictures, 1):
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             for label, x1, y1, x2, y2 in boxes:
-                annotation_id += 1
-                box = {"id": annotation_id, "image_id": image_id, "category_id": label + 1}
+                box = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1}
                 box |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
                 annotations.append(box)
         write_coco_json(folder / "annotations" / f"instances_{split}2017.json", images, annotations, categories)

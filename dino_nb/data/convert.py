@@ -1,0 +1,185 @@
+"""Any annotation format to a COCODIR: ``{train,val,test}2017/`` and ``annotations/instances_*2017.json``.
+
+    dino_nb.convert_dataset("my_pictures.zip", "coco", val_fraction=0.2)
+
+The same source and options give the same bytes. ``annotations/mapping.json`` keeps the source's own ids, names and
+files; `dino_nb.data.export` reads it to give results back with them.
+"""
+
+import contextlib
+import importlib
+import posixpath
+from collections import Counter
+from pathlib import Path
+
+from dino_nb.data.archive import extract, is_archive
+from dino_nb.data.cocodir import categories, write_cocodir
+from dino_nb.data.convert_report import ConvertReport
+from dino_nb.data.folders import new_folder, refuse_existing, temporary_folder
+from dino_nb.data.formats.boxes import FORMS
+from dino_nb.data.formats.imagesets import image_sets
+from dino_nb.data.formats.source import Options, Source
+from dino_nb.data.measure import Tally, measure
+from dino_nb.data.split import divide
+from dino_nb.errors import UserError, did_you_mean
+
+# In order of preference where a source has several: what names its classes and splits best comes first.
+FORMATS = ("coco", "cvat", "voc", "labelme", "yolo", "csv")
+_LINKS = ("hard", "copy")
+
+
+def convert_dataset(
+    src,
+    cocodir,
+    *,
+    format=None,
+    images=None,
+    val_fraction=0.2,
+    seed=0,
+    resplit=False,
+    link="hard",
+    overwrite=False,
+    skip_bad=False,
+    class_names=None,
+    box_format=None,
+    scale_boxes=False,
+    progress=True,
+):
+    """Convert ``src`` to a COCODIR and return a `ConvertReport`.
+
+    Args:
+        src: a folder, an annotation file, a zip or tar of them, or a link or id of Google Drive.
+        cocodir: the folder to make; it appears when it is complete.
+        format: one of ``FORMATS``; found by looking if None.
+        images: the folder of the pictures, if it is not in ``src``.
+        val_fraction: val's share of the pictures, where the source has no val split.
+        seed: of the division into train and val.
+        resplit: divide anew although the source has splits.
+        link: ``hard`` links the pictures (no space; copies where a link is impossible) or ``copy``.
+        overwrite: replace a COCODIR that is there.
+        skip_bad: leave out faulty lines and pictures (counted in the report) rather than refuse the source.
+        class_names: names of the classes, in order of their numbers, where the source has none.
+        box_format: ``xywh``, ``xyxy`` or ``cxcywh``, also with ``-relative``: how COCO or CSV boxes are written, if
+            differently from their format's rule.
+        scale_boxes: scale boxes of pictures whose annotated size is not theirs.
+        progress: show progress bars.
+
+    Raises ``UserError`` listing the faults by file and line; then nothing is written.
+    """
+    _check_options(format, link, box_format, val_fraction)
+    cocodir = Path(cocodir).expanduser().resolve()
+    refuse_existing(cocodir, overwrite)
+    if isinstance(class_names, str):
+        class_names = class_names.split(",")
+    class_names = tuple(name.strip() for name in class_names or ()) or None
+    with _opened(src, cocodir, images, progress) as (source, only):
+        format, labels = _read(source, only, format, Options(class_names, box_format))
+        dropped, changed = Tally(), Tally()
+        if not labels.pictures:
+            source.raise_faults()
+            raise UserError(f"{src}: no picture with annotations was found in it (read as {format}).")
+        pictures = measure(source, _merged(source, labels.pictures), dropped, changed, scale_boxes, progress)
+        source.raise_faults(skip_bad)
+        pictures, own_split = divide(source, pictures, val_fraction, seed, resplit, progress)
+        names = categories(source, pictures, labels.categories)
+        report = ConvertReport(str(src), str(cocodir), format, notes=source.notes, own_split=own_split)
+        report.dropped = {what: [n, dropped.examples[what]] for what, n in dropped.counts.items()}
+        report.changed = {what: [n, changed.examples[what]] for what, n in changed.counts.items()}
+        with new_folder(cocodir, overwrite) as folder:
+            write_cocodir(folder, source, pictures, names, link, report, progress)
+    return report
+
+
+def find_format(source):
+    """``[(format, files)]`` of all formats that ``source`` shows, the preferred one first."""
+    found = ((format, _reader(format).find(source)) for format in FORMATS)
+    return [(format, files) for format, files in found if files]
+
+
+def _check_options(format, link, box_format, val_fraction):
+    for name, value, choices in (("format", format, FORMATS), ("box_format", box_format, FORMS)):
+        if value is not None and value not in choices:
+            raise UserError(f"{name} is one of {', '.join(choices)}, not {value!r}.{did_you_mean(value, choices)}")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"val_fraction is a share from 0 up to, but not including, 1, not {val_fraction}.")
+    if link not in _LINKS:
+        raise UserError(f"link is hard or copy, not {link!r}.{did_you_mean(link, _LINKS)}")
+
+
+def _reader(format):
+    return importlib.import_module(f"dino_nb.data.formats.{format}")
+
+
+@contextlib.contextmanager
+def _opened(src, cocodir, images, progress):
+    """The `Source` of a folder, file, archive or link, and the key of the one file that was named (or None)."""
+    if images is not None and not Path(images).expanduser().is_dir():
+        raise UserError(f"there is no folder of pictures {images}.")
+    images = None if images is None else Path(images).expanduser().resolve()
+    path = Path(src).expanduser()
+    with contextlib.ExitStack() as stack:
+        if not path.exists():
+            path = _fetched(str(src), stack, cocodir)
+        path = path.resolve()
+        if path.is_file() and is_archive(path):
+            folder = stack.enter_context(temporary_folder(cocodir, "unpacked"))
+            path = extract(path, folder, progress)
+        if cocodir == path or cocodir in path.parents:
+            raise UserError(f"the source {src} lies in the output folder {cocodir}: name another output folder.")
+        only = path.name if path.is_file() else None
+        yield Source(path.parent if only else path, images, exclude=cocodir), only
+
+
+def _fetched(src, stack, cocodir):
+    """Where a link or a Drive id was downloaded to."""
+    from dino_nb.checkpoints import drive
+
+    if not (drive.is_link(src) or drive.file_id(src)):
+        near = did_you_mean(Path(src).name, [p.name for p in Path(src).expanduser().absolute().parent.glob("*")])
+        raise UserError(f"there is no file or folder {src}.{near}")
+    return Path(drive.fetch(src, stack.enter_context(temporary_folder(cocodir, "download"))))
+
+
+def _read(source, only, format, options):
+    if only is not None and format is None:
+        source_formats = [(f, [only]) for f, files in find_format(source) if only in files]
+    elif format is None:
+        source_formats = find_format(source)
+    else:
+        files = [only] if only else _reader(format).find(source)
+        if not files:
+            raise UserError(f"{source.root} has no files that look like {format}. {_inventory(source)}")
+        source_formats = [(format, files)]
+    if not source_formats:
+        raise UserError(
+            f"{source.root / only if only else source.root} has no annotations of a known format. "
+            f"{_inventory(source)} Known: {', '.join(FORMATS)}; --format says which one to read."
+        )
+    format, files = source_formats[0]
+    for other, ignored in source_formats[1:]:
+        more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
+        source.note(f"read as {format}; {ignored[0]}{more} as {other} not used (--format {other} would).")
+    labels = _reader(format).read(source, files, options)
+    if not any(picture.split for picture in labels.pictures):
+        sets = image_sets(source)
+        for picture in labels.pictures:
+            picture.split = sets.get(posixpath.splitext(posixpath.basename(picture.file))[0])
+    return format, labels
+
+
+def _inventory(source):
+    endings = Counter(posixpath.splitext(key)[1].lower() or "without ending" for key in source.paths)
+    listed = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(6))
+    return f"It holds {listed or 'no files'}."
+
+
+def _merged(source, pictures):
+    """One picture for each file and split; two annotation files may describe the same one."""
+    merged = {}
+    for picture in pictures:
+        first = merged.setdefault((picture.file, picture.split), picture)
+        if first is not picture:
+            first.boxes = first.boxes + picture.boxes
+    if len(merged) < len(pictures):
+        source.note(f"{len(pictures) - len(merged):,} pictures are annotated in several places: boxes put together.")
+    return list(merged.values())
