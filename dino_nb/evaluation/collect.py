@@ -80,6 +80,11 @@ def to_results(outputs, targets, category_of, num_select):
     """
     results = []
     for target, found in zip(targets, postprocess(outputs, [t["orig_size"].tolist() for t in targets], num_select)):
+        if not (found["boxes"].isfinite().all() and found["scores"].isfinite().all()):
+            raise UserError(
+                f"the network's output for image {target['image_id']!r} is not finite: its weights are damaged, its "
+                "training diverged, or half precision overflows (then leave out amp)."
+            )
         boxes = torch.cat([found["boxes"][:, :2], found["boxes"][:, 2:] - found["boxes"][:, :2]], 1)
         results += [
             {"image_id": target["image_id"], "category_id": category_of[label], "bbox": box, "score": score}

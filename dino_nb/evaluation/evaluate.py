@@ -80,6 +80,7 @@ def evaluate(
     classes="auto",
     limit=None,
     progress=True,
+    name=None,
 ):
     """Score a checkpoint on one split of a COCODIR.
 
@@ -98,6 +99,7 @@ def evaluate(
         classes: ``auto``, ``name`` or ``id``: see ``dino_nb.data.classes.match_classes``.
         limit: evaluate the first so many pictures only.
         progress: show a progress bar.
+        name: what the reports call the checkpoint. Default: its name or file.
 
     Returns:
         ``EvalResult``. Raises ``UserError`` if data set and checkpoint have no class in common, a picture cannot be
@@ -110,6 +112,8 @@ def evaluate(
         check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
     dataset = CocoDataset(cocodir, split, eval_transform(*input_size))
     match = match_model(model, dataset.categories, classes)
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise UserError("batch_size and limit must be at least 1.")
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if not count:
         raise UserError(f"{dataset.annotation_file} lists no pictures to evaluate.")
@@ -128,7 +132,7 @@ def evaluate(
     image_ids = [dataset.image_id(i) for i in range(count)]
     scores = score(dataset.coco(), results, image_ids)
     settings = {
-        "checkpoint": str(checkpoint) if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__,
+        "checkpoint": str(name or (checkpoint if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__)),
         "device": str(next(model.parameters()).device),
         "input_size": list(input_size),
         "batch_size": batch_size,

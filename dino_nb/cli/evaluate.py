@@ -1,0 +1,90 @@
+"""Score a checkpoint on a COCODIR: the 12 COCO numbers, a table of the classes, results.json.
+
+  dino-nb eval COCODIR checkpoint0011_4scale.pth
+  dino-nb eval COCODIR dino-4scale-r50-12ep --split test --output_dir logs/DINO/R50-MS4-test
+
+CHECKPOINT is a file (published or made here), a name that `dino-nb zoo` lists, or dino-tiny. The published spelling
+`-c DINO_4scale --coco_path COCODIR --resume CHECKPOINT --eval --options key=value ...` is understood too; the
+architecture is read off the checkpoint, and -c is checked against it.
+"""
+
+import argparse
+import sys
+
+from dino_nb.cli.published import apply_options, check_architecture
+
+SUMMARY = "score a checkpoint on a COCODIR"
+
+
+def add_arguments(parser):
+    parser.add_argument("cocodir", metavar="COCODIR", nargs="?", help="folder with val2017/ and annotations/")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?")
+    parser.add_argument("--split", default="val", help="train, val or test (default: %(default)s)")
+    parser.add_argument(
+        "-o", "--output_dir", "--output-dir", default="logs/DINO/eval", help="results.json and the reports go here"
+    )
+    parser.add_argument("--batch_size", "--batch-size", type=int, default=1, help="published numbers are those of 1")
+    parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
+    parser.add_argument("--amp", action="store_true", help="half precision, on a GPU")
+    parser.add_argument("--num_workers", "--num-workers", type=int, help="processes that read pictures")
+    parser.add_argument(
+        "--input_size",
+        "--input-size",
+        type=int,
+        nargs=2,
+        metavar=("SHORT", "LONG"),
+        help="pictures are resized to this short side and at most this long side (default: the checkpoint's own)",
+    )
+    parser.add_argument(
+        "--classes",
+        choices=("auto", "name", "id"),
+        default="auto",
+        help="pair classes of data and checkpoint by name or by category id (default: names where there are any)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
+    parser.add_argument("--no-check", "--no_check", action="store_true", help="do not check the data set first")
+    published = parser.add_argument_group("published spelling")
+    published.add_argument("-c", "--config_file", metavar="NAME", help="DINO_4scale, ...: checked, not needed")
+    published.add_argument("--options", nargs="+", metavar="KEY=VALUE", help="num_select=...; others are checked")
+    published.add_argument("--coco_path", metavar="COCODIR")
+    published.add_argument("--resume", metavar="CHECKPOINT")
+    published.add_argument("--eval", action="store_true", help="accepted; this command does nothing else")
+    for flag in ("--save_log", "--save_results", "--find_unused_params"):  # published, without effect here
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+    for flag in ("--dataset_file", "--note"):
+        parser.add_argument(flag, help=argparse.SUPPRESS)
+
+
+def run(args):
+    from dino_nb.evaluation.evaluate import as_model, evaluate
+
+    # `eval CHECKPOINT --coco_path DIR` and `eval COCODIR --resume FILE` leave one positional argument for the other
+    given = [p for p in (args.cocodir, args.checkpoint) if p is not None]
+    cocodir = args.coco_path if args.coco_path is not None else given.pop(0) if given else None
+    checkpoint = args.resume if args.resume is not None else given.pop(0) if given else None
+    if cocodir is None or checkpoint is None or given:
+        wrong = f"what is {given[0]!r}?" if given else f"no {'COCODIR' if cocodir is None else 'CHECKPOINT'} is named."
+        print(f"dino-nb eval: {wrong} Usage: dino-nb eval COCODIR CHECKPOINT (--help tells more)", file=sys.stderr)
+        return 2
+    model = as_model(checkpoint, args.device)
+    if args.config_file:
+        check_architecture(model, args.config_file)
+    ignored = apply_options(model, args.options)
+    if ignored:
+        print(f"without effect on an evaluation: {', '.join(ignored)}", file=sys.stderr)
+    result = evaluate(
+        cocodir,
+        model,
+        split=args.split,
+        batch_size=args.batch_size,
+        output_dir=args.output_dir,
+        check=not args.no_check,
+        amp=args.amp,
+        num_workers=args.num_workers,
+        input_size=args.input_size,
+        classes=args.classes,
+        limit=args.limit,
+        name=checkpoint,
+    )
+    print(result)
+    return 0
