@@ -6,6 +6,7 @@ import importlib
 _WHERE = {
     "draw_boxes": "draw",
     "class_colors": "draw",
+    "grid": "sheet",
     "explore": "widgets",
     "browse": "widgets",
     "compare": "widgets",

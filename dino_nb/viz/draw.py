@@ -11,11 +11,11 @@ from dino_nb.errors import UserError
 
 # Okabe and Ito's colours, which people with any common colour blindness can tell apart (theirs without black, which
 # vanishes on dark pictures); then the same hues darker and lighter. Names stand beside them: colour is never alone.
-_HUES = ["#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00"]
+_HUES = ["#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#E69F00"]
 PALETTE = [
     *_HUES,
-    *["#8A3D00", "#2B7FB0", "#A39A00", "#00573F", "#8F4370", "#003F63", "#946600"],
-    *["#FF9A57", "#A9DAF5", "#FAF5A8", "#5FD3B0", "#EBC0D8", "#5FAEDD", "#FFD27A"],
+    *["#8A3D00", "#003F63", "#00573F", "#A39A00", "#8F4370", "#2B7FB0", "#946600"],
+    *["#FF9A57", "#5FAEDD", "#5FD3B0", "#FAF5A8", "#EBC0D8", "#A9DAF5", "#FFD27A"],
 ]
 _LONGEST_NAME = 40  # characters of a class name shown
 
@@ -32,7 +32,7 @@ def color_of(label):
     return PALETTE[int(number) % len(PALETTE)]
 
 
-def draw_boxes(image, boxes, labels=None, scores=None, colors=None, *, enlarge_to=0, dashed=False, font=None):
+def draw_boxes(image, boxes, labels=None, scores=None, colors=None, *, enlarge_to=0, dashed=False, font_file=None):
     """Draw boxes on a copy of a picture.
 
     Args:
@@ -42,15 +42,16 @@ def draw_boxes(image, boxes, labels=None, scores=None, colors=None, *, enlarge_t
         scores: n numbers in [0, 1], written as percent.
         colors: None (by label), one colour, n colours, or a dict from label to colour (see ``class_colors``).
         enlarge_to: enlarge the picture until its long side has this many pixels; 0 keeps its size.
-        dashed: dashed outlines, to tell ground truth from predictions.
-        font: a TrueType file, for names in scripts that DejaVu Sans does not have (Chinese, Japanese, Korean).
+        dashed: True, or n bools: dashed outlines, for what is to be told apart (crowds, ground truth).
+        font_file: a TrueType file, for names in scripts that DejaVu Sans does not have (Chinese, Japanese, Korean).
 
     Returns:
         PIL RGB picture, of the same size unless ``enlarge_to`` enlarged it.
     """
     picture = _as_rgb(image)
     boxes = _as_boxes(boxes)
-    for what, given in (("labels", labels), ("scores", scores)):
+    dashes = [dashed] * len(boxes) if isinstance(dashed, bool) else list(dashed)
+    for what, given in (("labels", labels), ("scores", scores), ("dashes", dashes)):
         if given is not None and len(given) != len(boxes):
             raise UserError(f"{len(boxes)} boxes cannot be drawn with {len(given)} {what}: give one for each box.")
     labels = None if labels is None else [x.item() if hasattr(x, "item") else x for x in labels]
@@ -66,9 +67,9 @@ def draw_boxes(image, boxes, labels=None, scores=None, colors=None, *, enlarge_t
     corners = [_inside(box, picture.size) for box in boxes]
     # Large boxes first, so that small ones stay visible on top of them.
     for i in sorted(range(len(boxes)), key=lambda i: -_area(corners[i])):
-        _outline(canvas, corners[i], paints[i], width, dashed)
+        _outline(canvas, corners[i], paints[i], width, dashes[i])
     # The most certain name chooses its place first, and is drawn last: nothing covers it.
-    letters = _font(max(10, min(40, round(min(picture.size) / 28))), font)
+    letters = font(max(10, min(40, round(min(picture.size) / 28))), font_file)
     tags = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i] if scores else 0):
         text = _caption(labels[i] if labels else None, scores[i] if scores else None)
@@ -165,7 +166,7 @@ def _caption(label, score):
 
 def _place_tag(canvas, corners, text, letters, width, size, taken):
     """The first of a few places round the box that is free, else the first: its rectangle and its text's origin."""
-    pad = max(2, width)
+    pad = max(3, width)
     left, _, right, _ = canvas.textbbox((0, 0), text, font=letters)
     # One height for all tags whatever their letters, so that neighbours line up.
     high = sum(letters.getmetrics()) + pad
@@ -195,7 +196,8 @@ def _overlap(a, b):
 
 
 @lru_cache(maxsize=16)
-def _font(size, file=None):
+def font(size, file=None):
+    """DejaVu Sans, or the font of a TrueType ``file``, in ``size`` pixels."""
     if file is None:
         import matplotlib  # only for the folder of the DejaVu font, which knows far more letters than PIL's own
 
