@@ -2,8 +2,8 @@
 
 import timm
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerBlock
 from timm.layers import freeze_batch_norm_2d
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
 from dino_nb.errors import UserError, did_you_mean
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
                 parameter.requires_grad_(key.startswith(("layer2.", "layer3.", "layer4.")))
 
     def forward(self, images):
-        """``(B, 3, H, W)`` to a list of ``(B, C_i, h_i, w_i)``, h_i = ceil(H / stride)."""
+        """``(B, 3, H, W)`` to a list of ``(B, C_i, h_i, w_i)``, h_i about H / stride."""
         features = self.body(images)
         maps = []
         for stage, index in zip(self.stages, self._indices):
