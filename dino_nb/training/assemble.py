@@ -92,10 +92,11 @@ def model_of_state(state):
     return model
 
 
-def assemble(model, config, train_set, evaluate, device, *, output_dir, progress_options, **rest):
+def assemble(model, config, train_set, evaluate, device, state=None, *, output_dir, progress_options, **rest):
     """The ``Run``: everything on its device, planned and described to the user.
 
-    ``evaluate``: see ``Run``; ``progress_options`` go to ``Progress``, ``rest`` to ``Run`` as they are.
+    ``evaluate``: see ``Run``; ``state``: the one to go on from, whose plan is kept; ``progress_options`` go to
+    ``Progress``, ``rest`` to ``Run`` as they are.
     """
     model.to(device)
     distributed.broadcast_model(model)
@@ -114,7 +115,8 @@ def assemble(model, config, train_set, evaluate, device, *, output_dir, progress
     )
     criterion, precision = Criterion(model.config), Precision(choose(device, config.amp), device)
     ema = Ema(model, config.ema_decay) if config.ema else None
-    plan = _plan(model, criterion, precision, config, train_set, sizes, device)
+    plan = _saved_plan(state, config, device)
+    plan = plan or _plan(model, criterion, precision, config, train_set, sizes, device)
     memory.set_checkpointing(model, plan.checkpointing)
     distributed.say(_description(config, plan, precision, train_set, model, world))
     steps = config.epochs * len(sampler)
@@ -134,6 +136,18 @@ def assemble(model, config, train_set, evaluate, device, *, output_dir, progress
         ema=ema,
         **rest,
     )
+
+
+def _saved_plan(state, config, device):
+    """The plan of ``state``, so that sums are formed in the same order as before the interruption.
+
+    None without a state, where the user wants another one now, and where it does not fit this machine.
+    """
+    if state is None:
+        return None
+    plan = memory.Plan(**state["plan"])
+    same = all(state["config"][name] == getattr(config, name) for name in ("micro_batch", "checkpointing"))
+    return plan if same and plan.peak <= memory.memory_limit(device) else None
 
 
 def _plan(model, criterion, precision, config, train_set, sizes, device):

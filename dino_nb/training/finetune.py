@@ -108,7 +108,8 @@ def finetune(
     with distributed.session() as own_device, StopRequest(max_hours) as stop:
         device = own_device if device is None else torch.device(device)
         keeper = StateKeeper(output_dir, config.save_minutes, drive_dir, report=distributed.say)
-        state = keeper.load("auto" if resume is None and distributed.is_restart() else resume, overwrite)
+        wanted = "auto" if resume is None and distributed.is_restart() else resume
+        state = distributed.on_main(keeper.load, wanted, overwrite)
         if check:
             distributed.on_main(_refuse_faults, cocodir)
         train_set = _train_set(cocodir)
@@ -126,6 +127,7 @@ def finetune(
             train_set,
             Validation(cocodir, model, amp=config.amp != "fp32"),
             device,
+            state,
             keeper=keeper,
             stop=stop,
             output_dir=output_dir,

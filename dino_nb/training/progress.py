@@ -35,13 +35,17 @@ class Progress:
         if tensorboard and active:
             self._writer = _tensorboard(self.folder / "tensorboard")
 
-    def resume(self, step):
-        """Drop what the log holds beyond ``step`` (it will happen again) and set the bar there."""
+    def resume(self, step, history):
+        """Make the log that of a run at ``step`` with the evaluations ``history``, and set the bar there.
+
+        What a killed run logged after its last state is dropped: it will happen again. What it did not get to is put in.
+        """
         path = self.folder / LOG
-        if path.exists():
-            self.records = [r for r in read_log(path) if r.get("step", 0) <= step]
-            if self.active:
-                write_text(path, "".join(json.dumps(r) + "\n" for r in self.records))
+        steps = [r for r in read_log(path) if r["kind"] == "step" and r["step"] <= step] if path.exists() else []
+        epochs = [{"kind": "epoch", **{k: _plain(v) for k, v in record.items()}} for record in history]
+        self.records = sorted(steps + epochs, key=lambda r: r["step"])
+        if self.active:
+            write_text(path, "".join(json.dumps(r) + "\n" for r in self.records))
         self.bar.update(step - self.bar.n)
         self.bar.unpause()
 

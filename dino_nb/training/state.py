@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from dino_nb.errors import UserError, did_you_mean
-from dino_nb.files import sha256
+from dino_nb.files import atomic_path, sha256
 from dino_nb.training.copier import Copier
 from dino_nb.training.state_file import BadStateError, read_head, read_state, write_state
 
@@ -107,7 +107,18 @@ class StateKeeper:
         if state is None or elsewhere:
             for old in self._files():
                 old.replace(old.with_name(f"replaced_{old.name}"))
+        else:
+            self._bring_back_results()
         return state
+
+    def _bring_back_results(self):
+        """Copy from Drive what a new machine's output folder lacks: log, curves, checkpoints."""
+        results = self.drive_dir.glob("[!.]*") if self.drive_dir and self.drive_dir.is_dir() else ()
+        for path in results:
+            target = self.output_dir / path.name
+            if path.is_file() and path.suffix != ".pt" and not target.exists():
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(path, temporary)
 
     def _is_mine(self, path):
         """Whether ``path`` is the output folder, its Drive copy, or in one of them."""

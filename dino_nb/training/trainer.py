@@ -191,9 +191,7 @@ def evaluate(run):
         scores = run.evaluate(model)
     record = {"epoch": run.epoch, "step": run.step, **scores}
     is_best = run.best is None or record["AP"] > run.best["AP"]
-    run.history.append(record)
-    run.progress.epoch(record)
-    save(run, is_best)
+    written = []
     if distributed.is_main():
         metrics = {"epoch": run.epoch, "step": run.step, **scores}
         written = [save_checkpoint(run.output_dir / f"{LAST}.pth", model, metrics=metrics)]
@@ -202,7 +200,11 @@ def evaluate(run):
                 save_checkpoint(run.output_dir / f"{BEST}{suffix}", model, metrics=metrics)
                 for suffix in (".pth", ".safetensors")
             ]
-        run.keeper.copy_also(*written, *run.progress.files())
+    # The state comes after the checkpoints: killed in between, a resumed run evaluates, and writes them, again.
+    run.history.append(record)
+    save(run, is_best)
+    run.progress.epoch(record)
+    run.keeper.copy_also(*written, *run.progress.files())
 
 
 def save(run, is_best=False):
@@ -243,4 +245,4 @@ def restore(run, state):
     run.sampler.load_state_dict(state["sampler"])
     run.history, run.epoch, run.step = state["history"], state["epoch"], state["step"]
     run.nonfinite = state["nonfinite"]
-    run.progress.resume(run.step)
+    run.progress.resume(run.step, run.history)

@@ -252,6 +252,7 @@ def test_the_drive_copy_serves_when_the_local_disk_is_gone(tmp_path, reports):
     with pytest.raises(UserError, match="holds a training state already"):
         fresh.load(None)
     assert fresh.load("auto")["step"] == 2
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["log.jsonl"], "results that Drive alone has come back"
     (tmp_path / "drive" / LAST).write_bytes(b"cut")
     assert fresh.load("auto")["step"] == 1 and len(reports) == 1
 
