@@ -68,7 +68,7 @@ FAULTS = {
         _E,
         "a split has no usable box",
         "training refuses to start, and scoring would give -1 for every number.",
-        "Was the right file exported, after the labels were saved?",
+        "Export again, after the labels were saved; or was another file meant?",
     ),
     "no-categories": Fault(_E, "a split names no usable class", "boxes cannot be given a class.", "Fill categories."),
     "category-malformed": Fault(

@@ -125,7 +125,7 @@ def look_at(folder, name, full):
         if full or not _ends_well(path):
             _decode(path)
     except UserError as error:
-        return Facts("image-unreadable", ": " + str(error).replace(str(path), relative))
+        return Facts("image-unreadable", str(error).removeprefix("the image ").removeprefix(str(path)))
     except (OSError, ValueError) as error:  # a name that this file system cannot have
         return Facts("image-missing", f": {error}", found=folder.similar(name))
     size = (height, width) if orientation in SIDEWAYS else (width, height)

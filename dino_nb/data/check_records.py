@@ -11,6 +11,7 @@ import numpy as np
 from dino_nb.data.check_json import JsonFile
 from dino_nb.data.classes import normalise
 
+FAR = 1e12  # pixels: a coordinate beyond is as good as infinite
 ID_LIMIT = 2**53  # the largest integer that survives JavaScript and pandas
 
 
@@ -237,7 +238,7 @@ def _read_box(split, findings, row, bbox):
     if None in box:
         split.add(findings, "box-malformed", "annotations", row, f"bbox is {brief(bbox)}")
         return None
-    if not all(map(math.isfinite, box)) or max(map(abs, box)) > 1e12:
+    if not all(map(math.isfinite, box)) or max(map(abs, box)) > FAR:
         split.add(findings, "box-not-finite", "annotations", row, f"bbox is {brief(bbox)}")
         return None
     return box

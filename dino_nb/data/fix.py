@@ -12,8 +12,9 @@ from dino_nb.data.check import SPLITS, annotation_file, check_dataset, look, rea
 from dino_nb.data.check_images import same_pictures
 from dino_nb.data.findings import Findings, Report, printable
 from dino_nb.data.fix_boxes import repair_annotations
-from dino_nb.data.fix_categories import Log, repair_categories
+from dino_nb.data.fix_categories import repair_categories
 from dino_nb.data.fix_images import repair_images
+from dino_nb.data.fix_log import Log
 from dino_nb.errors import UserError
 from dino_nb.files import write_text
 

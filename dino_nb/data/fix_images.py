@@ -8,6 +8,7 @@ import numpy as np
 from dino_nb.data.check_boxes import guess_layout, to_xywh
 from dino_nb.data.check_images import SIDEWAYS, known_sizes, look_at
 from dino_nb.data.check_records import brief, key_of
+from dino_nb.data.fix_log import free_ids
 
 SAME_SHAPE = 0.02  # relative difference of the scales of two sides, below which a picture was resized, not cut
 
@@ -32,7 +33,7 @@ def repair_images(split, facts, folder, full, leave_out, log):
     layout = guess_layout(split.boxes, known_sizes(split, facts)[split.image])
     reach = _reach(split, facts, layout)
     records, places, by_file = [], {}, {}
-    next_id = max((k for k in split.image_ids if isinstance(k, int)), default=0)
+    spare = free_ids(split.image_ids)
     for row, record in enumerate(document):
         i = at.get(row)
         if i is None or split.image_ids[i] in ambiguous or i in leave_out:
@@ -51,9 +52,7 @@ def repair_images(split, facts, folder, full, leave_out, log):
             places[key] = by_file[name]
             log.note("image-duplicate-files", split, f"image {key!r} is merged into image {by_file[name].id}: {name!r}")
             continue
-        new = key
-        if not isinstance(key, int):
-            new = next_id = next_id + 1
+        new = key if isinstance(key, int) else next(spare)
         if new != record["id"] or not isinstance(record["id"], int):
             log.note("id-type", split, f"image {brief(record['id'])} is now image {new}: {name!r}")
         place = Place(new, tuple(map(int, fact.size)))
