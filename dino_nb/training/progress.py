@@ -38,7 +38,7 @@ class Progress:
     def resume(self, step, history):
         """Make the log that of a run at ``step`` with the evaluations ``history``, and set the bar there.
 
-        What a killed run logged after its last state is dropped: it will happen again. What it did not get to is put in.
+        What a killed run logged after its last state is dropped: it will happen again. What it did not get to is added.
         """
         path = self.folder / LOG
         steps = [r for r in read_log(path) if r["kind"] == "step" and r["step"] <= step] if path.exists() else []
