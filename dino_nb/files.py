@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts a user's Drive
@@ -29,16 +29,12 @@ def atomic_path(path):
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, remove it on any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary.open("xb").close()  # with an ordinary file's permissions, unlike tempfile's
     try:
         yield temporary
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result is an ordinary file
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,3 +53,8 @@ def sha256(path):
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def size_text(count):
+    """A number of bytes for people: ``41.3 MB``, ``1.27 GB``."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

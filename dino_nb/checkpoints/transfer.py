@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from dino_nb.errors import UserError
+from dino_nb.files import size_text
 
 try:
     import fcntl
@@ -61,7 +62,7 @@ def download(link, folder, name=None, check=None):
             if file is None:
                 return target  # another process has finished it meanwhile
             if total and total - file.tell() > (free := shutil.disk_usage(folder).free):
-                raise DownloadError(f"it takes {size(total)} and {size(free)} are free in {folder}")
+                raise DownloadError(f"it takes {size_text(total)} and {size_text(free)} are free in {folder}")
             _transfer(session, response, file, total, target.name)
             _publish(file, target, modified, check)
     return target
@@ -72,11 +73,6 @@ def looks_like_html(path):
     with Path(path).open("rb") as file:
         start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return start.startswith((b"<!doctype html", b"<html", b"<head"))
-
-
-def size(count):
-    """Bytes for people: ``41.3 MB``, ``1.27 GB``."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 @contextlib.contextmanager
@@ -123,7 +119,7 @@ def _transfer(session, response, file, total, name):
                 failures = 0 if file.tell() > reached else failures + 1
                 reached = max(reached, file.tell())
                 if failures > len(PAUSES):
-                    left = f"{size(file.tell())} of {size(total)}" if total else size(file.tell())
+                    left = f"{size_text(file.tell())} of {size_text(total)}" if total else size_text(file.tell())
                     raise DownloadError(f"the connection was cut at {left} (the next try goes on there)") from error
                 time.sleep(PAUSES[failures - 1] if failures else 0)
             response = None

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_nb.checkpoints import drive
-from dino_nb.checkpoints.transfer import DownloadError, looks_like_html, size
+from dino_nb.checkpoints.transfer import DownloadError, looks_like_html
 from dino_nb.errors import UserError, did_you_mean
-from dino_nb.files import home_dir, sha256, write_text
+from dino_nb.files import home_dir, sha256, size_text, write_text
 
 FOLDER_ID = "1qD5m1NmK0kjE5hh-G17XUX751WsEG-h_"
 FOLDER_URL = f"{drive.DRIVE_URL}/drive/folders/{FOLDER_ID}"
@@ -223,9 +223,9 @@ def _is_remembered(path):
 def _on_disk(item):
     path = folder() / item.file
     if path.is_file():
-        return f"{size(path.stat().st_size)}, {'verified' if _is_remembered(path) else 'not verified yet'}"
+        return f"{size_text(path.stat().st_size)}, {'verified' if _is_remembered(path) else 'not verified yet'}"
     parts = [part.stat().st_size for part in folder().glob(f"{item.file}.*.part")]
-    return f"first {size(max(parts))}" if parts else "-"
+    return f"first {size_text(max(parts))}" if parts else "-"
 
 
 def _unknown(text, path):
