@@ -31,6 +31,8 @@ def sampling_locations(reference_points, sampling_offsets, spatial_shapes):
 def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
     """Weighted sum of bilinear samples, one ``grid_sample`` a level (zero padding, ``align_corners=False``).
 
+    16-bit values are computed in float32: a location rounded to 16 bits would be off by a noticeable part of a pixel.
+
     Args:
         value: ``(N, S, M, D)``.
         spatial_shapes: list of L ``(h, w)``.
@@ -42,16 +44,21 @@ def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
     """
     n, _, m, d = value.shape
     q, p = sampling_locations.shape[1], sampling_locations.shape[4]
-    grids = (2 * sampling_locations - 1).to(value.dtype)
-    levels = value.split([h * w for h, w in spatial_shapes], 1)
+    compute = torch.float64 if value.dtype == torch.float64 else torch.float32
+    if n * q * m * d * len(spatial_shapes) * p == 0:  # grid_sample refuses empty tensors
+        empty = value.sum() + sampling_locations.sum() + attention_weights.sum()
+        return (value.new_zeros(n, q, m * d) + empty * 0).to(value.dtype)
+    # NaN and infinite places lie outside, as in the native op; beyond 10 everything is outside anyway
+    grids = (2 * sampling_locations.to(compute) - 1).clamp(-10, 10).nan_to_num(-10)
+    levels = value.to(compute).split([h * w for h, w in spatial_shapes], 1)
     sampled = []
     for level, (h, w) in enumerate(spatial_shapes):
         image = levels[level].permute(0, 2, 3, 1).reshape(n * m, d, h, w)
         grid = grids[:, :, :, level].transpose(1, 2).reshape(n * m, q, p, 2)
         sampled.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    weights = attention_weights.permute(0, 2, 1, 3, 4).reshape(n * m, 1, q, -1).to(value.dtype)
+    weights = attention_weights.permute(0, 2, 1, 3, 4).reshape(n * m, 1, q, -1).to(compute)
     out = (torch.cat(sampled, -1) * weights).sum(-1)  # (N*M, D, Q)
-    return out.reshape(n, m * d, q).transpose(1, 2).contiguous()
+    return out.reshape(n, m * d, q).transpose(1, 2).contiguous().to(value.dtype)
 
 
 def ms_deform_attn_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
@@ -62,6 +69,7 @@ def ms_deform_attn_fused(value, spatial_shapes, reference_points, sampling_offse
         reference_points, sampling_offsets: as in :func:`sampling_locations`.
         attention_logits: ``(N, Q, M, L, P)``.
     """
-    weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
-    locations = sampling_locations(reference_points, sampling_offsets, spatial_shapes)
+    compute = torch.float64 if value.dtype == torch.float64 else torch.float32
+    weights = attention_logits.to(compute).flatten(-2).softmax(-1).view(attention_logits.shape)
+    locations = sampling_locations(reference_points.to(compute), sampling_offsets.to(compute), spatial_shapes)
     return ms_deform_attn(value, spatial_shapes, locations, weights)

@@ -1,0 +1,233 @@
+"""Build the native op for this machine, keep it, and load it into the running interpreter.
+
+``DINO_NB_OPS`` chooses: ``auto`` (the default: native where it can be built, else PyTorch, with one warning),
+``native`` (an error where it cannot be built) or ``torch`` (never native).
+
+A built library is kept in ``$DINO_NB_HOME/ops`` under a name that holds a hash of all that it depends on. Beside it
+lies the SHA-256 of its bytes, written last: a library that is cut short, or is for another machine, is never loaded.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from dino_nb import files
+from dino_nb.errors import UserError, did_you_mean
+from dino_nb.ops import toolchain
+from dino_nb.ops.toolchain import BuildError
+
+MODES = ("auto", "native", "torch")
+PREBUILT = Path(__file__).parent / "prebuilt"  # libraries that came with a wheel
+
+_lock = threading.RLock()
+_loaded = {}  # device -> sentence about the library in use
+_failed = {}  # device -> why there is none
+
+
+def mode():
+    """The value of ``DINO_NB_OPS``: "auto", "native" or "torch"."""
+    chosen = os.environ.get("DINO_NB_OPS", "auto").lower()
+    if chosen not in MODES:
+        raise UserError(f"DINO_NB_OPS is {chosen!r}: use one of {', '.join(MODES)}.{did_you_mean(chosen, MODES)}")
+    return chosen
+
+
+@torch.compiler.assume_constant_result
+def native(device):
+    """Whether calls on ``device`` ("cpu", "cuda", ...) go to the native op, which is built now if it has to be."""
+    if device not in ("cpu", "cuda") or mode() == "torch":
+        return False
+    if device not in _loaded and (device not in _failed or mode() == "native"):
+        with _lock:
+            _use(device, quiet=True)
+    return device in _loaded
+
+
+def build(force=False):
+    """Build (or find in the cache) and load the native op for the CPU and, if there is one, the GPU.
+
+    Prints one line a device: what was done, for which architecture, in how many seconds, and the file.
+
+    Args:
+        force: compile even if the cache holds the library.
+
+    Returns:
+        The same as :func:`status`.
+    """
+    if mode() == "torch":
+        print("dino_nb.ops: DINO_NB_OPS=torch, nothing to build")
+        return status()
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    with _lock:
+        if force or any(device not in _loaded for device in devices):
+            with ThreadPoolExecutor() as pool:  # compilers run side by side; loading is one after the other
+                found = list(pool.map(lambda device: _attempt(device, force), devices))
+            for device, result in zip(devices, found):
+                _take(device, result)
+        for device in devices:
+            if device in _loaded:
+                print(f"dino_nb.ops: {_loaded[device]}")
+    return status()
+
+
+def status():
+    """What is in use and why: a dict of sentences with the keys "mode", "cpu" and "cuda"."""
+    result = {"mode": mode()}
+    for device in ("cpu", "cuda"):
+        if mode() == "torch":
+            result[device] = "PyTorch: DINO_NB_OPS=torch"
+        elif device in _loaded:
+            result[device] = f"native: {_loaded[device]}"
+        elif device in _failed:
+            result[device] = f"PyTorch: {_failed[device]}"
+        elif device == "cuda" and not torch.cuda.is_available():
+            result[device] = "no CUDA device"
+        else:
+            result[device] = "not used yet: the native op is built (or found in the cache) on first use"
+    return result
+
+
+def targets():
+    """The libraries that this machine needs: device -> :class:`dino_nb.ops.toolchain.Target`."""
+    found = {"cpu": toolchain.cpu_target(torch.backends.cpu.get_cpu_capability())}
+    if torch.cuda.is_available():
+        found["cuda"] = toolchain.cuda_target(torch.cuda.get_device_capability(), torch.version.cuda)
+    return found
+
+
+def _use(device, quiet):
+    """Make ``device`` native if possible; else warn once (or raise, if native was asked for)."""
+    if device not in _loaded:
+        _take(device, _attempt(device, force=False), quiet)
+
+
+def _attempt(device, force):
+    """The (target, path, seconds or None if cached) of a device, or the BuildError that stands in the way."""
+    try:
+        return _find_or_compile(targets()[device], force)
+    except (BuildError, OSError) as error:
+        return error
+
+
+def _take(device, result, quiet=False):
+    """Load what :func:`_attempt` found, and remember it or the reason why not."""
+    try:
+        if isinstance(result, Exception):
+            raise result
+        target, path, seconds = result
+        if device not in _loaded:
+            start = time.perf_counter()
+            _load(path)
+            _self_check(device)
+            loading = time.perf_counter() - start
+        else:
+            loading = 0.0
+        how = f"loaded from the cache in {loading:.2f} s" if seconds is None else f"built in {seconds:.1f} s"
+        _loaded[device] = f"{toolchain.NAME} for {target} {how}: {path}"
+        _failed.pop(device, None)
+        if quiet and seconds is not None:
+            print(f"dino_nb.ops: {_loaded[device]}")
+    except (BuildError, OSError, RuntimeError) as error:
+        first_time = device not in _failed
+        _failed[device] = str(error)
+        text = f"The native attention op is not available on {device}: {error}"
+        if mode() == "native":
+            raise UserError(f"{text}\nDINO_NB_OPS=native forbids the PyTorch path.") from error
+        if first_time:
+            warnings.warn(f"{text}\nThe slower PyTorch path gives the same results.", stacklevel=2)
+
+
+def _find_or_compile(target, force):
+    name = target.file_name()
+    if not force and _intact(PREBUILT / name):
+        return target, PREBUILT / name, None
+    path = files.home_dir() / "ops" / name
+    if not force and _intact(path):
+        return target, path, None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _one_process(path.with_suffix(".lock")):
+        if not force and _intact(path):  # another process was faster
+            return target, path, None
+        start = time.perf_counter()
+        compile_to(target, path, Path(torch.__file__).parent)
+        return target, path, time.perf_counter() - start
+
+
+def compile_to(target, path, torch_root):
+    """Compile ``target`` and put the library at ``path`` with its checksum, atomically."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / path.name
+        toolchain.compile_library(target, library, torch_root)
+        with files.atomic_path(path) as temporary:
+            shutil.copyfile(library, temporary)
+        files.write_text(_checksum_of(path), files.sha256(library) + "\n")
+
+
+def _checksum_of(path):
+    return path.with_suffix(".sha256")
+
+
+def _intact(path):
+    """Whether ``path`` is a library all of whose bytes are there."""
+    try:
+        return _checksum_of(path).read_text().strip() == files.sha256(path)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+@contextlib.contextmanager
+def _one_process(path):
+    """Hold a lock on ``path`` between processes, on systems and disks that know file locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as handle:
+        with contextlib.suppress(OSError):  # a mounted Drive has no locks; renaming is atomic all the same
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _load(path):
+    """Load a library into this process, which registers its kernels."""
+    from dino_nb.ops import library  # noqa: F401  defines the operators that the library implements
+
+    try:
+        torch.ops.load_library(str(path))
+    except OSError:  # a mounted Drive may forbid to execute what lies on it
+        with tempfile.TemporaryDirectory() as folder:
+            torch.ops.load_library(shutil.copy(path, folder))
+
+
+def _self_check(device):
+    """Compare forward and backward with the PyTorch reference on a tiny input.
+
+    Raises:
+        BuildError: they differ.
+    """
+    from dino_nb.ops import reference
+
+    generator = torch.Generator().manual_seed(0)
+    value, offsets, logits, grad, points = (
+        torch.rand(shape, generator=generator).to(device)
+        for shape in [(1, 26, 2, 8), (1, 3, 2, 2, 2, 2), (1, 3, 2, 2, 2), (1, 3, 16), (1, 3, 2, 2)]
+    )
+    shapes = [(4, 5), (2, 3)]
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        inputs = [x.requires_grad_() for x in (value, offsets, logits)]
+        expected = reference.ms_deform_attn_fused(value, shapes, points, offsets, logits)
+        wanted = torch.autograd.grad(expected, inputs, grad)
+        got = torch.ops.dino_nb.ms_deform_attn_fused(value, [4, 5, 2, 3], points, offsets, logits)
+        gradients = torch.autograd.grad(got, inputs, grad)
+    for a, b in zip((got, *gradients), (expected, *wanted)):
+        if not torch.allclose(a, b, rtol=1e-3, atol=1e-4):
+            raise BuildError("it was built, but its results differ from PyTorch's by up to " + str((a - b).abs().max()))
