@@ -35,7 +35,7 @@ def accumulate_gradients(model, criterion, precision, images, targets, num_boxes
             ids = [
                 int(target["image_id"]) if "image_id" in target else start + i for i, target in enumerate(targets[part])
             ]
-            raise NonFiniteLoss(ids, {name: float(value) for name, value in weighted.items()})
+            raise NonFiniteLoss(ids, {name: value.item() for name, value in weighted.items()})
         precision.backward(loss)
         for name, value in {"loss": loss, **losses}.items():
             totals[name] = totals.get(name, 0) + value.detach()

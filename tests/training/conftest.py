@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from dino_nb.data.sample import make_sample
+
+
+@pytest.fixture(scope="session")
+def small_sample(tmp_path_factory):
+    """A COCODIR of six training and two validation pictures."""
+    return make_sample(tmp_path_factory.mktemp("small") / "sample", n_train=6, n_val=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
