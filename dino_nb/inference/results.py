@@ -77,18 +77,21 @@ class Result(dict):
         new["names"] = [self["names"][i] for i in index.tolist()]
         return new
 
-    def draw(self, image=None, colors=None, enlarge_to=0, **options):
-        """The picture with boxes, names and scores on it, a ``PIL.Image``; see ``dino_nb.viz.draw_boxes``."""
+    def draw(self, image=None, scale=1.0, colors=None, **options):
+        """The picture with boxes, names and scores on it, a ``PIL.Image``.
+
+        ``image`` is drawn on instead of the picture itself, ``scale`` times as large as that; other options are those
+        of ``dino_nb.viz.draw_boxes``.
+        """
         # viz stands above this layer; its drawing module needs nothing from here and is loaded when asked for
         from dino_nb.viz.draw import class_colors, draw_boxes
 
         return draw_boxes(
             self.image if image is None else image,
-            self["boxes"],
+            self["boxes"] * scale,
             self["names"],
             self["scores"],
             class_colors(self.class_names) if colors is None else colors,
-            enlarge_to=enlarge_to,
             **options,
         )
 
@@ -132,9 +135,7 @@ class Result(dict):
         shrink = min(1.0, _DISPLAY / max(image.size))
         if shrink < 1:  # the text of a large picture would be unreadable once the browser has scaled it down
             image = image.resize([max(1, round(s * shrink)) for s in image.size], Image.Resampling.LANCZOS)
-        small = self.filter()
-        small["boxes"] = self["boxes"] * shrink
-        return small.draw(image, enlarge_to=480)._repr_png_()
+        return self.draw(image, shrink, enlarge_to=480)._repr_png_()
 
 
 class Results(list):
