@@ -15,6 +15,7 @@ FAR = 1e12  # pixels: a coordinate beyond is as good as infinite
 ID_LIMIT = 2**53  # the largest integer that survives JavaScript and pandas
 
 
+_ANNOTATION_IDS = ("id", "image_id", "category_id")
 _brief = reprlib.Repr()
 _brief.maxstring, _brief.maxlist, _brief.maxlevel = 100, 8, 2
 
@@ -74,7 +75,7 @@ class Split:
 
 def key_of(value):
     """``(key, well_typed)`` of an id: the integer that it is or spells, a text, or None if it cannot be an id."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int:  # not a bool
         return (value, True) if abs(value) < ID_LIMIT else (None, False)
     if isinstance(value, float) and value.is_integer() and abs(value) < ID_LIMIT:
         return int(value), False
@@ -87,7 +88,9 @@ def key_of(value):
 
 def number(value):
     """``value`` as a float (NaN and infinity included), or None where it is not a JSON number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) is float:
+        return value
+    if type(value) is not int:  # a bool is none
         return None
     try:
         return float(value)
@@ -123,7 +126,8 @@ def read_split(name, folder, json, findings):
     return split
 
 
-def _check_id(split, findings, section, row, key, field, value, well_typed):
+def _check_id(split, findings, section, row, field, value):
+    key, well_typed = key_of(value)
     if key is not None and not well_typed:
         split.add(findings, "id-type", section, row, f"{field} is {brief(value)}, not an integer")
 
@@ -133,14 +137,14 @@ def _read_categories(split, findings):
     for row, record in enumerate(split.json.document["categories"]):
         value = record.get("id") if isinstance(record, dict) else None
         name = record.get("name") if isinstance(record, dict) else None
-        key, well_typed = key_of(value)
+        key = key_of(value)[0]
         if key is None or not isinstance(name, str) or not name.strip():
             what = f"the name is {brief(name)}" if key is not None else f"the id is {brief(value)}"
             split.add(findings, "category-malformed", "categories", row, what)
             if key is None:
                 continue
             name = f"class {key}"
-        _check_id(split, findings, "categories", row, key, "id", value, well_typed)
+        _check_id(split, findings, "categories", row, "id", value)
         if key in split.categories:
             what = f"is {brief(name)}, and {brief(split.categories[key])} before"
             split.add(findings, "category-duplicate-ids", "categories", row, what)
@@ -160,13 +164,13 @@ def _read_images(split, findings):
     seen, files, sizes = {}, {}, []
     for row, record in enumerate(split.json.document["images"]):
         fields = record if isinstance(record, dict) else {}
-        (key, well_typed), name = key_of(fields.get("id")), fields.get("file_name")
+        key, name = key_of(fields.get("id"))[0], fields.get("file_name")
         if key is None or not isinstance(name, str) or not name.strip():
             what = f"id {brief(fields.get('id'))}, file_name {brief(name)}"
             what = what if fields else f"the record is {brief(record)}"
             split.add(findings, "image-malformed", "images", row, what)
             continue
-        _check_id(split, findings, "images", row, key, "id", fields["id"], well_typed)
+        _check_id(split, findings, "images", row, "id", fields["id"])
         if key in seen:
             split.add(findings, "image-duplicate-ids", "images", row, f"{brief(name)}, and {brief(seen[key])} before")
             continue
@@ -188,40 +192,48 @@ def _read_images(split, findings):
 
 def _read_annotations(split, findings):
     image_at = {key: i for i, key in enumerate(split.image_ids)}
-    written = {key: split.json.document["images"][row]["id"] for key, row in zip(split.image_ids, split.image_rows)}
     category_at = {key: i for i, key in enumerate(split.categories)}
+    written = {
+        "image_id": {key_of(v)[0]: v for v in _raw_ids(split, "images")},
+        "category_id": {key_of(v)[0]: v for v in _raw_ids(split, "categories")},
+    }
     seen, columns = set(), []
     for row, record in enumerate(split.json.document["annotations"]):
         fields = record if isinstance(record, dict) else {}
-        keys = {}
-        for name in ("id", "image_id", "category_id"):
-            keys[name], well_typed = key_of(fields.get(name))
-            _check_id(split, findings, "annotations", row, keys[name], name, fields.get(name), well_typed)
-        image, category = keys["image_id"], keys["category_id"]
+        (id, good), (image, known), (category, listed) = (key_of(fields.get(n)) for n in _ANNOTATION_IDS)
+        if not (good and known and listed):
+            for name in _ANNOTATION_IDS:
+                _check_id(split, findings, "annotations", row, name, fields.get(name))
         if image is None or category is None:
             what = f"image_id {brief(fields.get('image_id'))}, category_id {brief(fields.get('category_id'))}"
             what = what if fields else f"the record is {brief(record)}"
             split.add(findings, "annotation-malformed", "annotations", row, what)
             continue
-        if keys["id"] is None or keys["id"] in seen:
-            what = "the id is not unique" if keys["id"] is not None else f"the id is {brief(fields.get('id'))}"
+        if id is None or id in seen:
+            what = "the id is not unique" if id is not None else f"the id is {brief(fields.get('id'))}"
             split.add(findings, "annotation-duplicate-ids", "annotations", row, what)
-        seen.add(keys["id"])
+        seen.add(id)
         _check_extras(split, findings, row, fields)
         box = _read_box(split, findings, row, fields.get("bbox"))
         if image not in image_at:
             split.add(findings, "unknown-image", "annotations", row, f"image_id {brief(image)} is not in images")
-        elif written[image] != fields["image_id"]:
-            what = f"image_id is {brief(fields['image_id'])}, the image's id {brief(written[image])}"
-            split.add(findings, "id-mismatch", "annotations", row, what)
         if category not in category_at:
             split.add(findings, "unknown-category", "annotations", row, f"category_id {brief(category)} is not listed")
+        for name, key in (("image_id", image), ("category_id", category)):
+            if written[name].get(key, fields[name]) != fields[name]:
+                what = f"{name} is {brief(fields[name])}, the id that it means {brief(written[name][key])}"
+                split.add(findings, "id-mismatch", "annotations", row, what)
         if box is not None and image in image_at and category in category_at:
             crowd = number(fields.get("iscrowd")) == 1 or fields.get("iscrowd") is True
             columns.append((row, image_at[image], category_at[category], crowd, *box))
     table = np.array(columns, dtype=np.float64).reshape(-1, 8)
     split.rows, split.image, split.category = table[:, :3].astype(np.int64).T
     split.crowd, split.boxes = table[:, 3] == 1, table[:, 4:]
+
+
+def _raw_ids(split, section):
+    """Ids as written, the first of each last, so that it wins in a dict."""
+    return [record.get("id") for record in reversed(split.json.document[section]) if isinstance(record, dict)]
 
 
 def _check_extras(split, findings, row, fields):

@@ -52,6 +52,10 @@ def text_reference(d):
     d["annotations"][0]["image_id"] = str(d["annotations"][0]["image_id"])
 
 
+def text_category(d):
+    d["annotations"][0]["category_id"] = str(d["annotations"][0]["category_id"])
+
+
 def text_ids(d):
     for image in d["images"]:
         image["id"] = f"{image['id']}"
@@ -143,6 +147,7 @@ PLANTED = [
     ("unknown-image", put(123456, "annotations", 0, "image_id")),
     ("unknown-category", put(123456, "annotations", 0, "category_id")),
     ("id-mismatch", text_reference),
+    ("id-mismatch", text_category),
     ("id-type", text_ids),
     ("id-type", put(1.0, "annotations", 0, "id")),
     ("box-malformed", put(None, "annotations", 0, "bbox")),
