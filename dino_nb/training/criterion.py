@@ -10,7 +10,7 @@ from dino_nb.training.matcher import match
 
 
 class Criterion:
-    """``criterion(outputs, targets)`` -> dict of scalar losses; ``sum(losses[k] * criterion.weights[k])`` is trained on.
+    """``criterion(outputs, targets)`` -> dict of scalar losses, to be summed with the factors in ``weights``.
 
     Names are the published ones: ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer, with ``_0``, ``_1``, ...
     for the earlier layers, ``_interm`` for the query selection, ``_dn``, ``_dn_0``, ... for the denoising queries.

@@ -1,0 +1,126 @@
+import dataclasses
+
+import pytest
+import torch
+
+from dino_nb.config import ModelConfig
+from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
+from dino_nb.training.criterion import Criterion, count_boxes
+from dino_nb.training.matcher import match
+
+CONFIG = ModelConfig(num_classes=5, dec_layers=2)
+
+
+def layer(batch=2, queries=6, classes=5, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, queries, classes, generator=generator)
+    boxes = torch.rand(batch, queries, 4, generator=generator) * 0.4 + 0.3
+    return {"pred_logits": logits.to(dtype).requires_grad_(), "pred_boxes": boxes.to(dtype).requires_grad_()}
+
+
+def targets(counts, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "labels": torch.randint(0, 5, (n,), generator=generator),
+            "boxes": torch.rand(n, 4, generator=generator) * 0.4 + 0.3,
+        }
+        for n in counts
+    ]
+
+
+def test_every_object_gets_one_query_and_more_objects_than_queries_is_fine():
+    pairs = match([layer()], targets([3, 9]), CONFIG)[0]
+    assert sorted(pairs[0][1].tolist()) == [0, 1, 2]
+    assert len(set(pairs[0][0].tolist())) == 3
+    assert pairs[1][0].tolist() == list(range(6)) and len(set(pairs[1][1].tolist())) == 6
+
+
+def test_the_right_query_is_matched():
+    one = targets([2])
+    outputs = {"pred_logits": torch.full((1, 4, 5), -4.0), "pred_boxes": torch.full((1, 4, 4), 0.1)}
+    for query, obj in ((3, 0), (1, 1)):
+        outputs["pred_boxes"][0, query] = one[0]["boxes"][obj]
+        outputs["pred_logits"][0, query, one[0]["labels"][obj]] = 4
+    queries, objects = match([outputs], one, CONFIG)[0][0]
+    assert dict(zip(queries.tolist(), objects.tolist())) == {3: 0, 1: 1}
+
+
+def test_layers_are_matched_together_as_they_are_alone():
+    layers, wanted = [layer(seed=s) for s in range(3)], targets([2, 4])
+    together = match(layers, wanted, CONFIG)
+    for single, joint in zip(layers, together):
+        for (q, t), (q2, t2) in zip(match([single], wanted, CONFIG)[0], joint):
+            assert torch.equal(q, q2) and torch.equal(t, t2)
+
+
+def test_non_finite_outputs_are_matched_without_raising():
+    broken = layer()
+    broken["pred_boxes"] = broken["pred_boxes"] * float("nan")
+    assert len(match([broken], targets([2, 1]), CONFIG)[0][0][0]) == 2
+
+
+def test_loss_of_a_perfect_prediction_is_almost_nothing():
+    wanted = targets([2, 1])
+    outputs = {"pred_logits": torch.full((2, 6, 5), -20.0), "pred_boxes": torch.rand(2, 6, 4)}
+    for i, t in enumerate(wanted):
+        for j, (label, box) in enumerate(zip(t["labels"], t["boxes"])):
+            outputs["pred_logits"][i, j, label] = 20.0
+            outputs["pred_boxes"][i, j] = box
+    losses = Criterion(CONFIG)(outputs, wanted)
+    assert losses["loss_ce"] < 1e-6 and losses["loss_bbox"] < 1e-6 and losses["loss_giou"] < 1e-3
+
+
+def test_names_are_the_same_with_and_without_denoising():
+    criterion = Criterion(CONFIG)
+    outputs = {**layer(), "aux_outputs": [layer(seed=3)], "interm_outputs": layer(seed=4)}
+    losses = criterion(outputs, targets([2, 0]))
+    assert set(losses) == set(criterion.weights)
+    assert losses["loss_ce_dn"] == 0
+    sum(losses.values()).backward()
+
+
+def test_half_precision_outputs_give_float32_losses():
+    outputs = layer(dtype=torch.float16)
+    losses = Criterion(CONFIG)(outputs, targets([2, 1]))
+    assert losses["loss_ce"].dtype == torch.float32
+
+
+def test_a_batch_without_objects_is_divided_by_one():
+    outputs, none = layer(), targets([0, 0])
+    assert count_boxes(none, "cpu") == 1.0
+    losses = Criterion(CONFIG)(outputs, none)
+    assert torch.isfinite(losses["loss_ce"]) and losses["loss_bbox"] == 0
+
+
+def test_micro_batches_with_the_whole_batch_s_count_add_up():
+    outputs, wanted = layer(), targets([3, 1])
+    whole = Criterion(CONFIG)(outputs, wanted)
+    parts = [
+        Criterion(CONFIG)({k: v[i : i + 1] for k, v in outputs.items()}, wanted[i : i + 1], num_boxes=4.0)
+        for i in range(2)
+    ]
+    for key in ("loss_ce", "loss_bbox", "loss_giou"):
+        assert torch.allclose(whole[key], parts[0][key] + parts[1][key])
+
+
+def test_labels_beyond_the_head_are_named():
+    with pytest.raises(ValueError, match=r"label 7, but the model has 5 classes: labels are 0\.\.4"):
+        Criterion(CONFIG)(layer(), [{"labels": torch.tensor([7]), "boxes": torch.rand(1, 4)}, targets([1])[0]])
+
+
+def test_weights_follow_the_configuration():
+    weights = Criterion(dataclasses.replace(CONFIG, giou_loss_coef=3.0)).weights
+    assert weights["loss_giou_dn_0"] == 3.0 and weights["loss_bbox_interm"] == 5.0
+    assert len(weights) == 3 * (2 * 2 + 1)
+
+
+def test_box_arithmetic():
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
+    assert torch.allclose(cxcywh_to_xyxy(boxes), torch.tensor([[0.4, 0.3, 0.6, 0.7]]))
+    assert torch.allclose(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes)), boxes)
+    a = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    assert generalized_iou(a, a) == pytest.approx(1, abs=1e-5)
+    assert generalized_iou(a, a + 1).item() == pytest.approx(-0.5, abs=1e-5)
+    empty = torch.zeros(1, 4)
+    assert torch.isfinite(generalized_iou(empty, empty)).all()
