@@ -208,6 +208,7 @@ def _load(path):
             torch.ops.load_library(shutil.copy(path, folder))
 
 
+@torch.inference_mode(False)  # the first use is often inside a prediction, where gradients cannot be switched on
 def _self_check(device):
     """Compare forward and backward with the PyTorch reference on a tiny input.
 
