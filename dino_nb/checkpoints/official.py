@@ -51,7 +51,7 @@ def export_official(model):
     loaded = getattr(model, "official_names", None)
     for name, tensor in _tensors(model).items():
         for published in official_names(name, model.config):
-            if loaded is None or not _is_optional(published) or published in loaded:
+            if loaded is None or not _is_optional(published, model.config) or published in loaded:
                 exported[published] = tensor.detach().clone()
     return exported
 
@@ -147,7 +147,7 @@ def _fill(model, state, where):
         names = official_names(name, model.config)
         present = [n for n in names if n in state]
         if not present:
-            missing += [] if _is_optional(names[0]) else names[:1]
+            missing += [] if _is_optional(names[0], model.config) else names[:1]
             continue
         found = state[present[0]]
         if found.shape != tensor.shape:
@@ -185,9 +185,10 @@ def _is_index(name):
     return name.endswith("relative_position_index")
 
 
-def _is_optional(published):
+def _is_optional(published, config):
     """Written by some versions of the published code only: constants, and the norm of a stage that is not used."""
-    return _is_index(published) or published.startswith("backbone.0.norm0.")
+    unused_norm = published.startswith("backbone.0.norm0.") and 0 not in config.return_interm_indices
+    return _is_index(published) or unused_norm
 
 
 def _count(state, prefix):
