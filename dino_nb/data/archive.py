@@ -87,7 +87,7 @@ def pack(cocodir, archive, progress=True):
         raise UserError(f"{cocodir} holds no COCODIR (annotations/instances_*.json): nothing to keep.")
     if archive.suffix.lower() != ".zip":
         raise UserError(f"{archive}: name a file that ends in .zip.")
-    files = sorted(path for path in cocodir.rglob("*") if path.is_file())
+    files = sorted(path for path in cocodir.rglob("*") if path.is_file() and path.name[0] != ".")
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w") as bundle:
         for path in tqdm(files, desc=f"packing {archive.name}", unit="file", disable=not progress, leave=False):
             entry = zipfile.ZipInfo(path.relative_to(cocodir).as_posix(), date_time=_EPOCH)

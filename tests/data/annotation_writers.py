@@ -1,6 +1,7 @@
 """One labelled set, ``{file: (size, [(class, x1, y1, x2, y2)])}``, in every format that convert reads, and back."""
 
 import csv
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -173,3 +174,18 @@ def faults(src, tmp_path, **options):
         convert(src, tmp_path / "refused", **options)
     assert not list(tmp_path.glob("*refused*"))
     return str(caught.value)
+
+
+def source(root, dataset=PLAIN, writer="coco", classes=("cat", "dog")):
+    put_pictures(root / "images", dataset)
+    WRITERS[writer](root, dataset, list(classes))
+    return root
+
+
+def digest(folder):
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+    return [(p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
+
+
+def coco_of(cocodir, split):
+    return json.loads((cocodir / f"annotations/instances_{split}2017.json").read_text(encoding="utf-8"))
