@@ -177,6 +177,7 @@ class TrainConfig:
         size, max_size: short side of evaluation (training draws sizes up to it) and longest long side, in pixels;
             0 stands for what the checkpoint was made with, 800 and 1333 for a new model.
         eval_every: epochs from one evaluation to the next; the last epoch is always evaluated.
+        eval_split: the split that is scored and that chooses the best epoch.
         save_minutes: minutes from one saved training state to the next, besides every epoch's end.
         max_nonfinite: steps in a row with a non-finite loss that stop the run.
     """
@@ -204,6 +205,7 @@ class TrainConfig:
     size: int = 0
     max_size: int = 0
     eval_every: int = 1
+    eval_split: str = "val"
     save_minutes: float = 10.0
     max_nonfinite: int = 20
 

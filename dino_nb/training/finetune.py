@@ -125,7 +125,7 @@ def finetune(
             model,
             config,
             train_set,
-            Validation(cocodir, model, amp=config.amp != "fp32"),
+            Validation(cocodir, model, config.eval_split, amp=config.amp != "fp32"),
             device,
             state,
             keeper=keeper,

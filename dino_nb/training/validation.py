@@ -1,4 +1,4 @@
-"""Scoring the model in training on the validation pictures, shared out over the processes."""
+"""Scoring the model in training on held-out pictures, shared out over the processes."""
 
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import eval_transform
@@ -9,18 +9,19 @@ from dino_nb.training import distributed
 
 
 class Validation:
-    """``validation(model)`` -> the 12 COCO numbers of ``val2017`` by name, in every process.
+    """``validation(model)`` -> the 12 COCO numbers by name, in every process.
 
     Args:
         cocodir: the data set.
         model: gives classes and input size; its weights are not used.
+        split: ``val`` or ``test``.
         amp: half precision on a GPU.
     """
 
-    def __init__(self, cocodir, model, amp=False):
+    def __init__(self, cocodir, model, split="val", amp=False):
         self.amp = amp
         label_of = {category: label for label, category in enumerate(model.category_ids)}
-        self.dataset = CocoDataset(cocodir, "val", eval_transform(*model.input_size), label_of)
+        self.dataset = CocoDataset(cocodir, split, eval_transform(*model.input_size), label_of)
         if unknown := [c["name"] for c in self.dataset.categories if c["id"] not in label_of]:
             raise UserError(f"{self.dataset.annotation_file} has classes that the training file lacks: {unknown}.")
         self.coco = self.dataset.coco()
