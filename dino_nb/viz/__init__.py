@@ -7,6 +7,8 @@ _WHERE = {
     "draw_boxes": "draw",
     "class_colors": "draw",
     "grid": "sheet",
+    "evaluation_figure": "scores",
+    "worst_pictures": "scores",
     "explore": "widgets",
     "browse": "widgets",
     "compare": "widgets",

@@ -1,0 +1,77 @@
+"""The figure and the sheet of an evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dino_nb.data.classes import match_classes
+from dino_nb.data.dataset import CocoDataset
+from dino_nb.errors import UserError
+from dino_nb.evaluation.coco import score
+from dino_nb.evaluation.collect import ground_truth_as_predictions
+from dino_nb.evaluation.errors import analyse_errors
+from dino_nb.evaluation.evaluate import EvalResult
+from dino_nb.viz import evaluation_figure, worst_pictures
+
+
+def evaluation(folder, names, keep=1.0, classes=None, boxes=True):
+    """An evaluation on three pictures with one object a class, of which the first ``keep`` are found."""
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "val2017").mkdir()
+    images = [{"id": i, "file_name": f"{i}.png", "width": 200, "height": 100} for i in range(3)]
+    for image in images:
+        Image.new("RGB", (200, 100), "gray").save(folder / "val2017" / image["file_name"])
+    annotations = [
+        {"id": i, "image_id": i % 3, "category_id": i % len(names), "bbox": [10 + 3 * i, 5, 50, 40]}
+        for i in range(3 * len(names) if boxes else 0)
+    ]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations/instances_val2017.json").write_text(json.dumps(data))
+    dataset = CocoDataset(folder, "val")
+    results = ground_truth_as_predictions(dataset)
+    results = results[: round(keep * len(results))]
+    match = match_classes(dataset.categories, len(names), dataset.class_names)
+    return EvalResult(score(dataset.coco(), results), match, results, dataset, [0, 1, 2], 1.0, 1.0, {})
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return [t.get_text() for axis in figure.axes for t in [axis.title, *axis.get_yticklabels(), *axis.texts]]
+
+
+def test_figure_says_what_the_numbers_say(tmp_path):
+    result = evaluation(tmp_path, ["cat", "$5_{", "_dog"], keep=2 / 3)
+    errors = analyse_errors(result.dataset.coco(), result.results)
+    figure = evaluation_figure(result, errors)
+    shown = texts(figure)
+    assert len(figure.axes) == 3 and "cat (3)" in shown and "$5_{ (3)" in shown
+    assert "  3" in shown  # the number of missed objects stands at its bar
+    widths = sorted(bar.get_width() for bar in figure.axes[1].patches)
+    assert widths == pytest.approx(sorted(row[k] for row in result.per_class for k in ("AP", "AP50")))
+    mean = figure.axes[0].lines[-1].get_ydata()
+    assert mean == pytest.approx(result.scores.precision[0].mean(1)) and 0 < np.mean(mean) < 1
+    assert len(evaluation_figure(result).axes) == 2
+
+
+def test_many_classes_show_both_ends(tmp_path):
+    result = evaluation(tmp_path, [f"class {i}" for i in range(30)], keep=0.5)
+    shown = texts(evaluation_figure(result))
+    assert "Classes (objects), worst and best 10 of 30" in shown
+    assert sum(text.startswith("class ") for text in shown) == 20
+
+
+def test_worst_pictures(tmp_path):
+    result = evaluation(tmp_path / "a", ["cat", "dog"], keep=0.5)
+    errors = analyse_errors(result.dataset.coco(), result.results)
+    sheet = worst_pictures(result, errors, n=2, width=800)
+    assert sheet.width == 800 and len(errors.worst(2)) == 2
+    assert len(sheet.getcolors(1 << 20)) > 10  # boxes and titles are drawn on the plain pictures
+    assert worst_pictures(evaluation(tmp_path / "b", ["cat"])) is None
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(UserError, match="no annotations"):
+        evaluation_figure(evaluation(tmp_path, ["cat"], boxes=False))
