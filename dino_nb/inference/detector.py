@@ -178,7 +178,7 @@ class Detector:
         return Path(output)
 
     def _detect(self, pictures, threshold, max_detections, wanted, amp):
-        outputs = self._forward([p.image for p in pictures], amp)
+        outputs = self.forward([p.image for p in pictures], amp)
         sizes = [(p.image.height, p.image.width) for p in pictures]
         config = getattr(self.model, "config", None)
         keep = max(getattr(config, "num_select", 300), max_detections or 0)
@@ -191,7 +191,8 @@ class Detector:
             yield Result(scores[index], labels[index], boxes[index], self.class_names, picture)
 
     @torch.inference_mode()
-    def _forward(self, images, amp):
+    def forward(self, images, amp=False):
+        """``pred_logits`` and ``pred_boxes`` (float32) of a batch of upright RGB PIL pictures."""
         transform = eval_transform(*self.input_size)
         first = next(self.model.parameters(), torch.empty(0))
         batch = [transform(image).to(self.device, first.dtype) for image in images]

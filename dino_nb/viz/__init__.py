@@ -7,11 +7,13 @@ _WHERE = {
     "draw_boxes": "draw",
     "class_colors": "draw",
     "grid": "sheet",
+    "show_attention": "attention",
     "evaluation_figure": "scores",
     "worst_pictures": "scores",
     "explore": "widgets",
     "browse": "widgets",
     "compare": "widgets",
+    "summary_figure": "dataset",
 }
 
 __all__ = list(_WHERE)
