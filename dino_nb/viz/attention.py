@@ -53,7 +53,7 @@ def show_attention(detector, result, index=0, part="decoder", layer=-1):
     name, score = result["names"][index : index + 1], result["scores"][index : index + 1]
     picture = draw_boxes(dim.enhance(0.75), box, name, score, "white")
     canvas = ImageDraw.Draw(picture)
-    widest = 0.02 * max(size)
+    widest = 0.012 * max(size)
     order = look.weights.argsort(descending=True)  # light points on top of heavy ones
     for (x, y), weight, level in zip(*(v[order].tolist() for v in (look.points * scale, look.weights, look.levels))):
         radius = max(1.5, widest * math.sqrt(weight / look.weights.max().item()))
@@ -63,7 +63,8 @@ def show_attention(detector, result, index=0, part="decoder", layer=-1):
     x, y = (look.origin * scale).tolist()
     for dx, dy in ((widest, 0), (0, widest)):
         canvas.line((x - dx, y - dy, x + dx, y + dy), fill="white", width=2)
-    _legend(canvas, look, part, layer, size)
+    count = len(getattr(detector.model, part).layers)
+    _legend(canvas, look, f"{part} layer {layer % count + 1} of {count}", size)
     return picture
 
 
@@ -126,15 +127,15 @@ def _token_of(box, shapes):
     return sum(a * b for a, b in shapes[:level]) + int(y * h) * w + int(x * w)
 
 
-def _legend(canvas, look, part, layer, size):
+def _legend(canvas, look, title, size):
     """A line that tells how much of the weight lies on which feature map."""
     letters = font(max(10, round(min(size) / 32)))
+    shares = [look.weights[look.levels == level].sum() for level in range(int(look.levels.max()) + 1)]
+    parts = [(title, "white")]
+    for level, share in enumerate(shares):
+        parts += [("   ● ", PALETTE[level % len(PALETTE)]), (f"map {level}: {share:.0%}", "white")]
     x, y = 8, size[1] - sum(letters.getmetrics()) - 8
     canvas.rectangle((0, y - 6, size[0], size[1]), fill="#222")
-    canvas.text((x, y), f"{part} layer {layer}", font=letters, fill="white")
-    x += canvas.textlength(f"{part} layer {layer}   ", font=letters)
-    for level in range(int(look.levels.max()) + 1):
-        share = look.weights[look.levels == level].sum()
-        text = f"● map {level}: {share:.0%}   "
-        canvas.text((x, y), text, font=letters, fill=PALETTE[level % len(PALETTE)])
+    for text, paint in parts:
+        canvas.text((x, y), text, font=letters, fill=paint)
         x += canvas.textlength(text, font=letters)
