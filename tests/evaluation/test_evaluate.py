@@ -153,11 +153,11 @@ def test_the_check_stops_a_bad_data_set(sample, tmp_path, tiny):
 def test_memory_does_not_grow_with_pictures(sample, tiny):
     """Many pictures cost their results alone: the same few pictures, seen again and again."""
     dataset = CocoDataset(sample, "val", eval_transform(48, 80))
-    collect_predictions(tiny.model, dataset, [0] * 10, progress=False)
+    collect_predictions(tiny.model, dataset, [0] * 8, progress=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    results = collect_predictions(tiny.model, dataset, [0, 1] * 60, progress=False)
+    results = collect_predictions(tiny.model, dataset, [0, 1] * 20, progress=False)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    assert len(results) == 120 * 60
+    assert len(results) == 40 * 60
     assert grown < 1000 * len(results) + 8e6
 
 
