@@ -7,6 +7,7 @@ import torch
 
 from dino_nb.errors import UserError
 
+CPUINFO = Path("/proc/cpuinfo")
 _DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -37,10 +38,9 @@ def choose(device, wanted="auto"):
 
 def cpu_has_bf16():
     """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16; read from /proc/cpuinfo)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.exists():
+    if platform.machine() not in ("x86_64", "AMD64") or not CPUINFO.exists():
         return False
-    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split()
+    flags = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "").split()
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 

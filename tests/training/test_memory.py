@@ -1,0 +1,153 @@
+import dataclasses
+
+import pytest
+import torch
+
+from dino_nb.config import preset
+from dino_nb.errors import UserError
+from dino_nb.models.dino import build_model
+from dino_nb.training import memory
+from dino_nb.training.criterion import Criterion
+from dino_nb.training.memory import Plan, plan_memory, worst_canvas, worst_case_step
+from dino_nb.training.precision import Precision
+from tests.training.tiny_run import MODEL
+
+GIB = 2**30
+# bytes that one picture takes, by what is recomputed
+COSTS = {"none": 4 * GIB, "transformer": 2 * GIB, "all": 1 * GIB}
+
+
+def measure(level):
+    return 2 * GIB, 2 * GIB + COSTS[level]
+
+
+@pytest.mark.parametrize(
+    "limit, batch, micro, level",
+    [
+        (70, 16, 16, "none"),
+        (15, 16, 2, "none"),  # 3 + 2 x 4 fit, 3 + 4 x 4 do not
+        (7, 16, 1, "none"),
+        (6, 16, 1, "transformer"),
+        (4, 16, 1, "all"),
+        (12, 3, 2, "none"),
+    ],
+)
+def test_the_largest_micro_batch_that_fits_before_anything_is_recomputed(limit, batch, micro, level):
+    plan = plan_memory(measure, batch, limit * GIB, fixed=GIB)
+    assert (plan.micro_batch, plan.checkpointing) == (micro, level)
+    assert plan.peak == 3 * GIB + micro * COSTS[level] <= limit * GIB
+
+
+def test_what_does_not_fit_at_all_is_a_sentence():
+    with pytest.raises(UserError, match=r"about 4\.0 GiB are needed, 3\.5 GiB are at hand"):
+        plan_memory(measure, 16, int(3.5 * GIB), fixed=GIB)
+
+
+def test_the_users_own_choices_hold():
+    assert plan_memory(measure, 16, 15 * GIB, micro_batch=1).micro_batch == 1
+    assert plan_memory(measure, 16, 15 * GIB, checkpointing="all").checkpointing == "all"
+    plan = plan_memory(measure, 16, 15 * GIB, micro_batch=5)
+    assert (plan.micro_batch, plan.checkpointing) == (5, "transformer")
+
+
+def test_running_out_of_memory_while_measuring_goes_to_the_next_level():
+    def runs_out(level):
+        if level != "all":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return measure(level)
+
+    assert plan_memory(runs_out, 4, 5 * GIB).checkpointing == "all"
+
+    def broken(level):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        plan_memory(broken, 4, 5 * GIB)
+
+
+def test_stepping_down_ends():
+    plan, seen = Plan(5), []
+    while plan:
+        seen.append((plan.micro_batch, plan.checkpointing))
+        plan = plan.step_down()
+    assert seen == [(5, "none"), (3, "none"), (2, "none"), (1, "none"), (1, "transformer"), (1, "all")]
+
+
+def test_the_line_for_the_user():
+    assert Plan(2, "none", 11 * GIB, 14 * GIB).describe(16) == (
+        "16 pictures a step = 8 x 2, checkpointing: none, predicted peak 11.0 of 14.0 GiB"
+    )
+
+
+def test_worst_canvas():
+    assert worst_canvas([(480, 640), (640, 480)], 800, 1333) == (1066, 1066)
+    assert worst_canvas([(480, 640), (640, 480)], 800, 1333, grouped=True) == (800, 1066)
+    assert worst_canvas([(100, 1000)], 800, 1333) == (133, 1330)
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_is_out_of_memory(error, expected):
+    assert memory.is_out_of_memory(error) is expected
+
+
+@pytest.fixture
+def detector():
+    config = dataclasses.replace(preset("dino-tiny"), **MODEL, num_classes=3)
+    torch.manual_seed(0)
+    return build_model(config).train(), Criterion(config)
+
+
+def test_the_measured_step_changes_nothing(detector):
+    model, criterion = detector
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    step = worst_case_step(model, criterion, Precision("fp32", "cpu"), (64, 96), 7, torch.device("cpu"))
+    used, peak = step("none")
+    assert 0 < used <= peak
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    step("all")
+    assert model.encoder.checkpointing and model.decoder.checkpointing
+
+
+@pytest.mark.skipif(not memory._status("VmHWM"), reason="this system does not report a process's peak memory")
+def test_recomputing_takes_less_memory_and_gives_the_same_gradient(detector):
+    config = dataclasses.replace(
+        preset("dino-tiny"), **{**MODEL, "dim_feedforward": 1024, "enc_layers": 4, "num_queries": 50}, num_classes=3
+    )
+    torch.manual_seed(0)
+    model, criterion = build_model(config).train(), Criterion(config)
+    step = worst_case_step(model, criterion, Precision("fp32", "cpu"), (448, 448), 7, torch.device("cpu"))
+    step("none")  # warms caches up
+    peaks = {level: peak - before for level, (before, peak) in ((level, step(level)) for level in ("none", "all"))}
+    assert peaks["all"] < 0.8 * peaks["none"], {k: f"{v / 2**20:.0f} MiB" for k, v in peaks.items()}
+
+    gradients = []
+    images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
+    targets = [{"labels": torch.tensor([1, 2]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.2, 0.4]])}]
+    for level in memory.LEVELS:
+        memory.set_checkpointing(model, level)
+        model.zero_grad()
+        torch.manual_seed(1)
+        memory.accumulate_gradients(model, criterion, Precision("fp32", "cpu"), images, targets, 2.0, 1)
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for other in gradients[1:]:
+        for a, b in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_limits_are_those_of_the_machine():
+    device = torch.device("cpu")
+    assert memory.used_memory(device) < memory.memory_limit(device) < 2**44
+    memory.reset_peak(device)
+    block = torch.ones(32 << 20, dtype=torch.uint8)
+    assert memory.peak_memory(device) >= memory.used_memory(device) - (8 << 20)
+    assert block.sum() == 32 << 20
