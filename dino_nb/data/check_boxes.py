@@ -35,8 +35,12 @@ def guess_layout(boxes, sizes):
     corners = ((second >= first) & (first >= -slack) & (second <= limit + slack)).all(1)
     if corners.mean() >= 0.97 and leaves.mean() >= 0.2:
         return "xyxy", relative
+    # Centres are harder to tell: x, y, width, height with some boxes over the right border look alike. But then about
+    # as many others start at the left border, nearer to it than half their width, which no centre can.
     centred = ((first - second / 2 >= -slack) & (first + second / 2 <= limit + slack) & (second >= 0)).all(1)
-    if centred.mean() >= 0.97:
+    both_ways = (first + second > limit + slack).sum(0).min() >= 2
+    starts_at_border = (first < second / 2 - slack).any(1)
+    if centred.mean() >= 0.97 and leaves.sum() >= 8 and both_ways and starts_at_border.sum() <= 0.1 * leaves.sum():
         return "cxcywh", relative
     return "xywh", relative
 

@@ -4,6 +4,8 @@ from collections import Counter
 
 import numpy as np
 
+from dino_nb.data.check_records import spelling
+
 FEW = 10  # training boxes of a class
 
 
@@ -11,19 +13,26 @@ def report_categories(splits, findings):
     """Findings where splits give one class different ids, or do not list the same classes."""
     reference = splits[0]
     ids = {name: key for key, name in reversed(reference.categories.items())}
+    alike = {spelling(name): name for name in reversed(ids)}
     for split in splits[1:]:
-        theirs = {name: key for key, name in reversed(split.categories.items())}
-        for name, key in theirs.items():
-            if name in ids and key != ids[name]:
-                what = f"{name!r} is {key!r} in {split.name} and {ids[name]!r} in {reference.name}"
-                findings.add("categories-disagree", what, file=split.json.label, id=key)
-            elif name not in ids and key in reference.categories:
+        where = {"file": split.json.label}
+        for key, name in split.categories.items():
+            twin = name if name in ids else alike.get(spelling(name))
+            if twin is None and key in reference.categories:
                 what = f"id {key!r} is {name!r} in {split.name} and {reference.categories[key]!r} in {reference.name}"
-                findings.add("categories-disagree", what, file=split.json.label, id=key)
-        for name in [*(n for n in ids if n not in theirs), *(n for n in theirs if n not in ids)]:
-            has, lacks = (reference, split) if name in ids else (split, reference)
-            what = f"{name!r} is listed in {has.name} and not in {lacks.name}"
-            findings.add("categories-missing", what, file=lacks.json.label)
+                findings.add("categories-disagree", what, **where, id=key)
+            elif twin is not None and ids[twin] != key:
+                what = f"{name!r} is {key!r} in {split.name} and {ids[twin]!r} in {reference.name}"
+                findings.add("categories-disagree", what, **where, id=key)
+            if twin not in (None, name):
+                what = f"{name!r} in {split.name} is spelt {twin!r} in {reference.name}"
+                findings.add("category-spelling", what, **where, id=key)
+        for has, lacks in ((reference, split), (split, reference)):
+            known = {spelling(name) for name in lacks.categories.values()}
+            for name in has.categories.values():
+                if spelling(name) not in known:
+                    what = f"{name!r} is listed in {has.name} and not in {lacks.name}"
+                    findings.add("categories-missing", what, file=lacks.json.label)
 
 
 def report_classes(splits, findings):

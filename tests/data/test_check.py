@@ -7,6 +7,7 @@ import dino_nb
 from dino_nb.cli import main
 from dino_nb.data.check import check_dataset
 from dino_nb.data.check_faults import FAULTS, LEVELS
+from dino_nb.data.fix import fix_dataset
 from dino_nb.errors import UserError
 from tests.data.planting import LABEL, edit, make_valid, picture, read, write
 
@@ -202,8 +203,22 @@ def test_categories_that_disagree_between_splits(root):
     assert "'red circle' is 2 in val and 1 in train" in str(finding)
 
 
-@pytest.mark.parametrize("lacking, other", [("train", "val"), ("val", "train")])
-def test_class_without_boxes_in_one_split(root, lacking, other):
+def test_a_class_that_the_splits_spell_differently(root):
+    edit(root, "val", lambda d: d["categories"][0].update(name="Red_circle"))
+    report = check(root)
+    assert "'Red_circle' in val is spelt 'red circle' in train" in str(report["category-spelling"])
+    assert report.ok and "categories-missing" not in report
+
+
+def test_another_class_under_the_same_id(root):
+    edit(root, "val", lambda d: d["categories"][0].update(name="dog"))
+    report = check(root)
+    assert "id 1 is 'dog' in val and 'red circle' in train" in str(report["categories-disagree"])
+    assert report["categories-missing"].count == 2
+
+
+@pytest.mark.parametrize("lacking", ["train", "val"])
+def test_class_without_boxes_in_one_split(root, lacking):
     def empty_class(d):
         d["annotations"] = [a for a in d["annotations"] if a["category_id"] != 3]
 
@@ -330,3 +345,23 @@ def test_command_line(root, capsys):
     (missing,) = [f for f in result["findings"] if f["name"] == "image-missing"]
     assert missing["count"] == 1 and missing["level"] == "error" and missing["examples"][0]["file"] == LABEL["train"]
     assert not result["ok"]
+
+
+def test_the_degenerate_boxes_of_bccd_are_found_when_planted(bccd, tmp_path):
+    """Two boxes of the original have no width and no height; conversion leaves them out, so they are put back."""
+    root = tmp_path / "bccd"
+    dino_nb.convert_dataset(bccd, root)
+    assert check(root).ok and not check(root).warnings
+    planted = {"BloodImage_00338.jpg": [504, 337, 0, 0], "BloodImage_00343.jpg": [181, 329, 0, 0]}
+    for split in ("train", "val", "test"):
+        file = root / "annotations" / f"instances_{split}2017.json"
+        document = json.loads(file.read_text())
+        for image in document["images"]:
+            if image["file_name"] in planted:
+                record = document["annotations"][0] | {"image_id": image["id"], "bbox": planted[image["file_name"]]}
+                document["annotations"].append(record | {"id": 100_000 + image["id"]})
+        file.write_text(json.dumps(document, indent=1))
+    finding = check(root)["box-empty"]
+    assert finding.count == 2 and all(name in str(finding) for name in planted)
+    fixed = fix_dataset(root, tmp_path / "fixed", progress=False)
+    assert len(fixed.changes) == 2 and harmless(fixed.report)
