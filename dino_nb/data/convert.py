@@ -127,7 +127,7 @@ def _opened(src, cocodir, images, progress):
         if cocodir == path or cocodir in path.parents:
             raise UserError(f"the source {src} lies in the output folder {cocodir}: name another output folder.")
         only = path.name if path.is_file() else None
-        yield Source(path.parent if only else path, images, exclude=cocodir), only
+        yield Source(path.parent if only else path, images, cocodir, progress), only
 
 
 def _fetched(src, stack, cocodir):

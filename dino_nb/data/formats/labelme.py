@@ -16,7 +16,7 @@ def find(source):
 def read(source, files, options):
     """`Labels` of all ``files``."""
     pictures = []
-    for key in files:
+    for key in source.each(files):
         document = source.json(key)
         if document is None:
             continue

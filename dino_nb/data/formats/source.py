@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm.auto import tqdm
+
 from dino_nb.data.findings import printable
 from dino_nb.data.images import is_image
 from dino_nb.errors import UserError, did_you_mean
@@ -92,8 +94,9 @@ class Source:
     """The files below ``root`` (and the pictures below ``images``, if they lie elsewhere), by key: a posix path
     relative to the folder. Hidden files and ``exclude`` (the output folder, if it lies inside) are left out."""
 
-    def __init__(self, root, images=None, exclude=None):
+    def __init__(self, root, images=None, exclude=None, progress=False):
         self.root = Path(root)
+        self.progress = progress
         self.paths = {}
         self.notes = []
         self.faults = []
@@ -108,6 +111,10 @@ class Source:
             name = posixpath.basename(key).lower()
             self._by_name.setdefault(name, []).append(key)
             self._by_stem.setdefault(posixpath.splitext(name)[0], []).append(key)
+
+    def each(self, items, what="reading"):
+        """``items`` with a progress bar, if one is wanted."""
+        return tqdm(items, desc=what, unit="file", disable=not self.progress, leave=False)
 
     def ending(self, *suffixes):
         """Keys of the files that end so (lower case, with the dot), sorted."""

@@ -19,7 +19,7 @@ def read(source, files, options):
     """`Labels` of all ``files``, with the splits of ``ImageSets``, else of the folders."""
     sets = image_sets(source)
     pictures, seen, unlisted = [], set(), 0
-    for key in files:
+    for key in source.each(files):
         stem = posixpath.splitext(posixpath.basename(key))[0]
         seen.add(stem)
         if sets and stem not in sets:

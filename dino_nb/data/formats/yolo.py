@@ -35,7 +35,7 @@ def read(source, files, options):
         by_stem.setdefault(posixpath.splitext(posixpath.basename(key))[0].lower(), []).append(key)
     keypoints = "kpt_shape" in settings
     pictures, used, background, outside = [], set(), 0, 0
-    for image in source.images:
+    for image in source.each(source.images):
         split = _split(image, folders)
         if folders and split is None:
             outside += 1
