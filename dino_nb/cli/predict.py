@@ -108,8 +108,10 @@ class _Names:
     """Paths in the output folder: one for each name, numbered where two sources share a name, never a source."""
 
     def __init__(self, folder, files):
+        from dino_nb.inference.sources import exists
+
         self.folder, self.taken = folder, set()
-        self.sources = {Path(f).resolve() for f in files if Path(f).exists()}
+        self.sources = {Path(f).resolve() for f in files if exists(f)}
 
     def __call__(self, name):
         stem, suffix = Path(name).stem or "picture", Path(name).suffix.lower()

@@ -16,7 +16,7 @@ from dino_nb.config import preset
 from dino_nb.data.coco_classes import COCO_OUTPUTS
 from dino_nb.data.sample import CLASSES as SAMPLE_CLASSES
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, did_you_mean
 from dino_nb.inference import sources
 from dino_nb.inference.results import Result, Results, class_numbers
 from dino_nb.inference.video import describe, video_writer
@@ -59,17 +59,24 @@ def pick_device(device=None):
             f"device {str(device)!r} needs a GPU, and PyTorch sees {found}. In Colab choose Runtime > Change runtime "
             "type > T4 GPU; or leave out the device to run on the CPU."
         )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise UserError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
 
 def _find(name):
-    if Path(name).is_dir():
+    zoo = importlib.import_module("dino_nb.checkpoints.zoo")
+    path = Path(name).expanduser()
+    if path.is_dir():
         raise UserError(f"{name} is a folder: give the checkpoint file in it.")
-    if Path(name).exists():
-        return Path(name)
-    if Path(name).suffix in (".pth", ".pt", ".safetensors") and "://" not in name:
-        raise UserError(f"there is no checkpoint file {name}.")
-    return importlib.import_module("dino_nb.checkpoints.zoo").fetch(name)
+    if path.exists():
+        return path
+    if path.suffix in (".pth", ".pt", ".safetensors") and "://" not in name and zoo.find(name) is None:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
+    return zoo.fetch(name)
 
 
 def _tiny():
@@ -169,6 +176,8 @@ class Detector:
         ``on_frame(result)`` is called for every frame, for progress or counting; other arguments as in
         :meth:`predict`. Frames stream through: memory does not grow with the length.
         """
+        if Path(output).exists() and Path(output).samefile(path):
+            raise UserError(f"{output} is the video itself: the copy with boxes needs another name.")
         rate, _ = describe(path)
         with video_writer(output, rate) as write:
             for result in self.stream(str(path), threshold, batch_size, **options):

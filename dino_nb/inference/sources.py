@@ -48,18 +48,18 @@ def is_one(source):
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return source.ndim < 4
     if isinstance(source, (str, os.PathLike)):
-        text = os.fspath(source)
-        return _is_url(text) or not (Path(text).is_dir() or is_video(text) or _is_glob(text))
+        text = _text(source)
+        return _is_url(text) or not (_is_dir(text) or is_video(text) or _is_glob(text))
     return isinstance(source, Image.Image)
 
 
 def leaves(source):
     """Yield the single sources in ``source``: folders and patterns become files, lists are flattened, lazily."""
     if isinstance(source, (str, os.PathLike)):
-        text = os.fspath(source)
+        text = _text(source)
         if _is_url(text):
             yield text
-        elif Path(text).is_dir():
+        elif _is_dir(text):
             yield from _folder(text)
         elif _is_glob(text):
             yield from _pattern(text)
@@ -83,7 +83,7 @@ def read(leaf, number=0):
     """Yield the ``Picture`` of a leaf, or one a frame if it is a video. ``number`` names pictures without a file."""
     if isinstance(leaf, str):
         if _is_url(leaf):
-            name = PurePosixPath(unquote(urlsplit(leaf).path)).name or f"picture_{number:06}.png"
+            name = _file_name(PurePosixPath(unquote(urlsplit(leaf).path)).name) or f"picture_{number:06}.png"
             yield Picture(open_image(download(leaf)), name, source=leaf)
         elif is_video(leaf):
             for frame in read_frames(leaf):
@@ -99,6 +99,11 @@ def read(leaf, number=0):
     yield Picture(image, f"picture_{number:06}.png")
 
 
+def _text(source):
+    text = os.fspath(source)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
 def _is_url(text):
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme and scheme.lower() not in ("http", "https"):
@@ -107,7 +112,24 @@ def _is_url(text):
 
 
 def _is_glob(text):
-    return glob.has_magic(text) and not Path(text).exists()
+    return glob.has_magic(text) and not exists(text)
+
+
+def exists(text):
+    """Whether ``text`` is the path of something; False too where it cannot be a path at all."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
+def _is_dir(text):
+    return exists(text) and Path(text).is_dir()
+
+
+def _file_name(name):
+    """A name from the web as one that every file system takes."""
+    return "".join(c if c.isprintable() and c not in '\\/:*?"<>|' else "_" for c in name)[-100:]
 
 
 def _folder(folder):

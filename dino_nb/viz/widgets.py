@@ -138,7 +138,8 @@ class View:
         self._picture.layout.max_width = "100%"
         self._picture.layout.object_fit = "contain"
         browser = [ipywidgets.HBox([self.position, back, forward])] if count > 1 else []
-        picker = [controls["classes"]] if "classes" in controls else []
+        hint = ipywidgets.HTML("<small>none chosen: all classes; Ctrl or ⌘ adds to the choice</small>")
+        picker = [ipywidgets.VBox([controls["classes"], hint])] if "classes" in controls else []
         sliders = [control for name, control in controls.items() if name != "classes"]
         rows = ipywidgets.HBox([ipywidgets.VBox(browser + sliders), *picker])
         self.widget = ipywidgets.VBox([rows, self._line, self._picture])
@@ -198,7 +199,6 @@ def _class_picker(names):
 
     options = [name for name in names if name is not None]
     picker = ipywidgets.SelectMultiple(options=options, rows=min(6, max(2, len(options))), description="only")
-    picker.tooltip = "none selected: all; Ctrl or Cmd selects several"
     return picker
 
 

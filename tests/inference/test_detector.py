@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +169,7 @@ def test_padding_in_a_batch_leaves_the_objects_where_they_are():
     ("name", "words"),
     [
         ("gone.pth", "no checkpoint file gone.pth"),
+        (str(Path(__file__).with_name("fake.pt")), "Did you mean 'fake.py'"),
         (".", "folder"),
         ("dino-4scale-r50-12epp", "Did you mean"),
     ],
@@ -186,6 +188,8 @@ def test_devices(monkeypatch):
         load("dino-tiny", "cuda")
     with pytest.raises(UserError, match="kind of device"):
         load("dino-tiny", "gpu")
+    with pytest.raises(UserError, match="cannot be used here"):
+        load("dino-tiny", "xpu")
 
 
 def test_amp_on_a_cpu_changes_nothing(detector):

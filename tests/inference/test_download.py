@@ -57,6 +57,12 @@ def test_a_url_is_a_picture():
         assert len(download(f"{url}/old").read()) == len(png())
 
 
+def test_a_name_from_the_web_stays_in_its_folder():
+    with serving({"/%2e%2e%2Fup%00%5C..%5Ca%3Ab.png": (200, {}, png())}) as url:
+        result = Detector(FakeModel(), "cpu").predict(f"{url}/%2e%2e%2Fup%00%5C..%5Ca%3Ab.png")
+    assert result.name == "up__.._a_b.png"
+
+
 def test_failures_name_the_address():
     answers = {
         "/missing.png": (404, {}, b""),

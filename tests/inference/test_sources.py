@@ -26,6 +26,13 @@ def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path):
         read_all(str(tmp_path / "*.gif"))
 
 
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [p.name for p in read_all("~/a.png")] == ["a.png"]
+    assert not is_one("~")
+
+
 def test_a_name_with_brackets_is_a_file_where_there_is_one(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "shot[1].png")
     assert is_one(tmp_path / "shot[1].png")
@@ -90,6 +97,8 @@ def test_lists_are_flattened_lazily(tmp_path):
         ("ftp://example.org/a.jpg", "only http"),
         ("file:///etc/hostname", "only http"),
         ("gone.jpg", "no image file gone.jpg"),
+        ("x" * 5000, "cannot be read"),
+        ("null\0character.png", "cannot be read"),
     ],
 )
 def test_what_is_no_picture_is_said(source, words):

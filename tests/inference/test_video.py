@@ -71,6 +71,14 @@ def test_the_annotated_video_shows_the_boxes(tmp_path):
         assert difference[100:, 120:].mean() < 6
 
 
+def test_the_video_itself_is_never_overwritten(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4")
+    before = clip.read_bytes()
+    with pytest.raises(UserError, match="another name"):
+        Detector(FakeModel(), "cpu").annotate_video(clip, tmp_path / ".." / tmp_path.name / "clip.mp4")
+    assert clip.read_bytes() == before
+
+
 def test_a_half_written_video_is_not_seen(tmp_path):
     def run():
         with video_writer(tmp_path / "out.mp4", 10) as write:
