@@ -10,7 +10,7 @@ The faults are listed in ``check_faults.py``. Nothing that a data set contains m
 
 from pathlib import Path
 
-from dino_nb.data.check_boxes import report_boxes, report_counts
+from dino_nb.data.check_boxes import guess_layouts, report_boxes, report_counts
 from dino_nb.data.check_images import Folder, known_sizes, look_at_images, report_images, same_pictures
 from dino_nb.data.check_json import read_json
 from dino_nb.data.check_records import read_split
@@ -49,8 +49,9 @@ def check_dataset(cocodir, *, images=True, splits=None, progress=True):
     sizes = {split.name: split.image_sizes for split in found}
     if images:
         _check_pictures(found, sizes, images, progress, findings)
+    layouts = guess_layouts(found, sizes)
     for split in found:
-        report_boxes(split, sizes[split.name], findings)
+        report_boxes(split, sizes[split.name], layouts[split.name], findings)
         report_counts(split, findings)
     if found:
         report_categories(found, findings)

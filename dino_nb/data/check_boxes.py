@@ -8,6 +8,7 @@ LONG = 20  # length to width
 MANY = 100  # boxes of one picture that COCO scores
 FULL = 0.99  # share of the picture's width and of its height
 SAME = 0.95  # intersection over union of near-duplicates
+_FEW = 50  # boxes of a split that do not tell the layout for sure
 _MIN_PROOF = 3  # boxes that must contradict x, y, width, height before another layout is believed
 LAYOUTS = {"xyxy": "box-xyxy", "cxcywh": "box-centre"}
 
@@ -19,7 +20,7 @@ def guess_layout(boxes, sizes):
     for all boxes together: another layout than COCO's is believed only if many boxes leave their pictures when read
     as x, y, width, height, and (nearly) none when read the other way.
     """
-    usable = np.isfinite(sizes).all(1) & (boxes != 0).any(1)
+    usable = np.isfinite(sizes).all(1) & (boxes[:, 2:] > 0).all(1)
     boxes, sizes = boxes[usable], sizes[usable]
     if not len(boxes):
         return "xywh", False
@@ -45,6 +46,28 @@ def guess_layout(boxes, sizes):
     return "xywh", relative
 
 
+def guess_layouts(splits, sizes):
+    """Split name -> ``guess_layout``; ``sizes``: split name -> (images, 2).
+
+    A split of too few boxes to tell takes the layout of all splits together, if its boxes make sense in it: else a
+    repair would leave it behind.
+    """
+    of_box = [sizes[split.name][split.image] for split in splits]
+    guesses = {split.name: guess_layout(split.boxes, of) for split, of in zip(splits, of_box)}
+    if len(splits) > 1:
+        common = guess_layout(np.concatenate([split.boxes for split in splits]), np.concatenate(of_box))
+        for split, of in zip(splits, of_box):
+            undecided = len(split.boxes) < _FEW and guesses[split.name] == ("xywh", common[1])
+            if undecided and _makes_sense(to_xywh(split.boxes, of, *common), of):
+                guesses[split.name] = common
+    return guesses
+
+
+def _makes_sense(boxes, sizes):
+    fits = (boxes[:, :2] >= -2) & (boxes[:, 2:] > 0) & (boxes[:, :2] + boxes[:, 2:] <= sizes + 2)
+    return len(boxes) > 0 and fits.all(1).mean() >= 0.97
+
+
 def to_xywh(boxes, sizes, layout, relative):
     """Boxes written in ``layout`` as x, y, width, height in pixels; ``sizes (n, 2)`` are needed if ``relative``."""
     boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
@@ -55,13 +78,13 @@ def to_xywh(boxes, sizes, layout, relative):
     return boxes * np.tile(sizes, 2) if relative else boxes
 
 
-def report_boxes(split, sizes, findings):
+def report_boxes(split, sizes, layout, findings):
     """Findings about the boxes of ``split``; returns them as x, y, width, height in pixels, (boxes, 4).
 
-    ``sizes (images, 2)``: width and height that the boxes refer to, NaN where unknown.
+    ``sizes (images, 2)``: width and height that the boxes refer to, NaN where unknown; ``layout``: as of
+    ``guess_layout``.
     """
-    of_box = sizes[split.image]
-    layout, relative = guess_layout(split.boxes, of_box)
+    of_box, (layout, relative) = sizes[split.image], layout
     everything = np.ones(len(split.rows), dtype=bool)
     if layout in LAYOUTS:
         split.add_boxes(findings, LAYOUTS[layout], everything, lambda i: _text(split.boxes[i]))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dino_nb.data.check import SPLITS, annotation_file, check_dataset, look, read_splits, wants_full
-from dino_nb.data.check_images import same_pictures
+from dino_nb.data.check_boxes import guess_layouts
+from dino_nb.data.check_images import known_sizes, same_pictures
 from dino_nb.data.findings import Findings, Report, printable
 from dino_nb.data.fix_boxes import repair_annotations
 from dino_nb.data.fix_categories import repair_categories
@@ -130,10 +131,11 @@ def _repair(splits, images, progress, log):
             ):  # the later split keeps the picture: better one less to learn from than one less to measure on
                 leave_out[s][j] = f"{splits[last].folder.name} has the same picture, {splits[last].image_names[i]!r}"
     categories, maps = repair_categories(splits, log)
+    layouts = guess_layouts(splits, {split.name: known_sizes(split, facts) for split, (facts, _) in zip(splits, seen)})
     contents = {}
     for split, (facts, folder), without in zip(splits, seen, leave_out):
-        records, places = repair_images(split, facts, folder, full, without, log)
-        boxes = repair_annotations(split, facts, places, maps[split.name], log)
+        records, places = repair_images(split, facts, layouts[split.name], folder, full, without, log)
+        boxes = repair_annotations(split, facts, layouts[split.name], places, maps[split.name], log)
         other = {k: v for k, v in split.json.document.items() if k not in ("images", "annotations", "categories")}
         contents[split.name] = other | {"images": records, "annotations": boxes, "categories": categories}
     return contents

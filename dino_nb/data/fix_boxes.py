@@ -5,21 +5,21 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dino_nb.data.check_boxes import LAYOUTS, TOLERANCE, duplicates, guess_layout, to_xywh
+from dino_nb.data.check_boxes import LAYOUTS, TOLERANCE, duplicates, to_xywh
 from dino_nb.data.check_images import known_sizes
 from dino_nb.data.check_records import FAR, brief, key_of, number
 from dino_nb.data.fix_images import record_field
 from dino_nb.data.fix_log import free_ids
 
 
-def repair_annotations(split, facts, places, categories, log):
+def repair_annotations(split, facts, layout, places, categories, log):
     """The annotation records of ``split`` that remain.
 
-    ``facts``: of its pictures; ``places``: as of ``repair_images``; ``categories``: old id -> new id.
+    ``facts``: of its pictures; ``layout``: as of ``guess_layout``; ``places``: as of
+    ``repair_images``; ``categories``: old id -> new id.
     """
     sizes = known_sizes(split, facts)
     at = {key: i for i, key in enumerate(split.image_ids)}
-    layout = guess_layout(split.boxes, sizes[split.image])
     records = split.json.document["annotations"]
     spare = free_ids(key_of(record_field(record, "id"))[0] for record in records)
     kept, used = [], set()

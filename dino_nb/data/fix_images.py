@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dino_nb.data.check_boxes import guess_layout, to_xywh
+from dino_nb.data.check_boxes import to_xywh
 from dino_nb.data.check_images import SIDEWAYS, known_sizes, look_at
 from dino_nb.data.check_records import brief, key_of
 from dino_nb.data.fix_log import free_ids
@@ -22,15 +22,15 @@ class Place:
     move: object = None
 
 
-def repair_images(split, facts, folder, full, leave_out, log):
+def repair_images(split, facts, layout, folder, full, leave_out, log):
     """``(records, {old id: Place})`` of the pictures of ``split`` that remain.
 
-    ``facts``: of each usable picture; ``leave_out``: position -> reason, for pictures that another split keeps.
+    ``facts``: of each usable picture; ``layout``: as of ``guess_layout``; ``leave_out``: position -> reason,
+    for pictures that another split keeps.
     """
     document = split.json.document["images"]
     at = {row: i for i, row in enumerate(split.image_rows)}
     ambiguous = _ambiguous(split)
-    layout = guess_layout(split.boxes, known_sizes(split, facts)[split.image])
     reach = _reach(split, facts, layout)
     records, places, by_file = [], {}, {}
     spare = free_ids(split.image_ids)

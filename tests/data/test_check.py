@@ -241,6 +241,25 @@ def test_boxes_as_corners_are_detected_and_otherwise_judged_as_meant(root):
     assert names(report) - {"class-few", "box-tiny"} == {"box-xyxy"}
 
 
+def test_a_split_too_small_to_tell_follows_the_others(root, tmp_path):
+    def corners(d):
+        for a in d["annotations"]:
+            x, y, w, h = a["bbox"]
+            a["bbox"] = [x, y, x + w, y + h]
+
+    def one_in_the_corner(d):
+        d["annotations"] = [a | {"bbox": [10, 12, 31, 40]} for a in d["annotations"][:1]]
+
+    edit(root, "val", one_in_the_corner)
+    assert "box-xyxy" not in check(root)
+    edit(root, "train", corners)
+    assert check(root)["box-xyxy"].count == len(read(root)["annotations"]) + 1
+    fix_dataset(root, tmp_path / "fixed", progress=False)
+    assert read(tmp_path / "fixed", "val")["annotations"][0]["bbox"] == [10, 12, 21, 28]
+    edit(root, "val", lambda d: d["annotations"][0].update(bbox=[100, 12, 31, 40]))
+    assert check(root)["box-xyxy"].count == len(read(root)["annotations"])
+
+
 def test_boxes_as_centres_are_detected(root):
     def centres(d):
         for a in d["annotations"]:

@@ -189,7 +189,7 @@ REPAIRED = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_nothing_in_the_json_makes_the_check_fail(data, fuzzed, tmp_path_factory):
     root, document = fuzzed
