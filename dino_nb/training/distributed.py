@@ -12,6 +12,7 @@ import os
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from dino_nb.errors import UserError
 
@@ -42,10 +43,13 @@ def session(timeout_minutes=30.0):
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield device
         return
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    store, number, count = next(rendezvous("env://", timeout=timeout))
+    # torchrun's store outlives its workers: those that it starts again must not meet the addresses of the dead.
+    store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     # Small exchanges (flags, results) go over the CPU, so that they neither wait for the GPU nor take its memory.
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
-    )
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     yield device
     # Reached without an exception only: waiting for the others after one could take until the timeout.
     dist.barrier()
