@@ -118,7 +118,7 @@ def _opened(src, cocodir, images, progress):
     images = None if images is None else Path(images).expanduser().resolve()
     path = Path(src).expanduser()
     with contextlib.ExitStack() as stack:
-        if not path.exists():
+        if not _exists(path):
             path = _fetched(str(src), stack, cocodir)
         path = path.resolve()
         if path.is_file() and is_archive(path):
@@ -128,6 +128,13 @@ def _opened(src, cocodir, images, progress):
             raise UserError(f"the source {src} lies in the output folder {cocodir}: name another output folder.")
         only = path.name if path.is_file() else None
         yield Source(path.parent if only else path, images, cocodir, progress), only
+
+
+def _exists(path):
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a zero byte: a link, or nothing
+        return False
 
 
 def _fetched(src, stack, cocodir):

@@ -8,7 +8,7 @@ from dino_nb.data.findings import printable
 _CLASSES_SHOWN = 100
 
 
-@dataclass
+@dataclass(repr=False)
 class ConvertReport:
     """The result of `dino_nb.data.convert.convert_dataset`.
 
@@ -59,6 +59,8 @@ class ConvertReport:
             lines += _tally(what, tally)
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _split(self, name):
         counts = self.splits[name]
