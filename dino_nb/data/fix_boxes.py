@@ -41,6 +41,9 @@ def repair_annotations(split, facts, layout, places, categories, log):
         used.add(identity)
         if identity != old or not isinstance(old, int):
             log.note("annotation-duplicate-ids", split, f"{who} is now annotation {identity}")
+        for name, value in (("image_id", place.id), ("category_id", categories[category])):
+            if record[name] != value or not isinstance(record[name], int):
+                log.note("id-type", split, f"{who}: {name} {brief(record[name])} is now {value}")
         new = record | {"id": identity, "image_id": place.id, "category_id": categories[category]}
         if place.move:  # they were drawn on the other size, too
             new = {k: v for k, v in new.items() if k not in ("segmentation", "keypoints")}

@@ -115,6 +115,7 @@ def test_pictures_and_ids(root, out):
     picture(root, good, 0).unlink()
     fixed = fix(root, out)
     assert fixed.report.ok and not [w for w in fixed.report.warnings if w.name != "class-absent"]
+    assert any("image_id '10' is now 10" in str(c) for c in fixed.changes)
     repaired = read(out)
     left = [i["file_name"] for i in repaired["images"]]
     assert left == [i["file_name"] for n, i in enumerate(good["images"]) if n not in (0, 2, 3)]
