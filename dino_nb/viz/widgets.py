@@ -97,7 +97,7 @@ def compare(detector, cocodir, split="val", threshold=0.3):
         image, scale = _reduced(shown.image)
         pair = [truth, shown.draw(image, scale, colors, enlarge_to=480)]
         side_by_side = size[0] < 2 * size[1]
-        sheet = grid(pair, 2 if side_by_side else 1, ["annotated", "detected"], 1200 if side_by_side else _LONG_SIDE)
+        sheet = grid(pair, 2 if side_by_side else 1, ["annotated", "detected"], 1100 if side_by_side else _LONG_SIDE)
         caption = _caption(data.path(index).name, size, names, colors)
         return sheet, f"{caption}<br>detected: {_counts(shown.names, colors)}"
 
@@ -135,8 +135,8 @@ class View:
             button.on_click(lambda _, step=step: self._move(step))
         self._line = ipywidgets.HTML()
         self._picture = ipywidgets.Image(format="jpeg")
-        self._picture.layout.max_width = "100%"
-        self._picture.layout.object_fit = "contain"
+        self._picture.layout.max_width = "98%"
+        self._picture.layout.align_self = "flex-start"  # else a column stretches it to the page's width
         browser = [ipywidgets.HBox([self.position, back, forward])] if count > 1 else []
         hint = ipywidgets.HTML("<small>none chosen: all classes; Ctrl or ⌘ adds to the choice</small>")
         picker = [ipywidgets.VBox([controls["classes"], hint])] if "classes" in controls else []
@@ -198,7 +198,7 @@ def _class_picker(names):
     import ipywidgets
 
     options = [name for name in names if name is not None]
-    picker = ipywidgets.SelectMultiple(options=options, rows=min(6, max(2, len(options))), description="only")
+    picker = ipywidgets.SelectMultiple(options=options, rows=min(8, len(options) + 1), description="only")
     return picker
 
 
