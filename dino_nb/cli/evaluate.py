@@ -2,6 +2,7 @@
 
   dino-nb eval COCODIR checkpoint0011_4scale.pth
   dino-nb eval COCODIR dino-4scale-r50-12ep --split test --output_dir logs/DINO/R50-MS4-test
+  torchrun --nproc-per-node 8 -m dino_nb eval COCODIR checkpoint0011_4scale.pth
 
 CHECKPOINT is a file (published or made here), a name that `dino-nb zoo` lists, or dino-tiny. The published spelling
 `-c DINO_4scale --coco_path COCODIR --resume CHECKPOINT --eval --options key=value ...` is understood too; the
@@ -56,8 +57,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dino_nb.evaluation.evaluate import as_model, evaluate
-
     # `eval CHECKPOINT --coco_path DIR` and `eval COCODIR --resume FILE` leave one positional argument for the other
     given = [p for p in (args.cocodir, args.checkpoint) if p is not None]
     cocodir = args.coco_path if args.coco_path is not None else given.pop(0) if given else None
@@ -66,13 +65,29 @@ def run(args):
         wrong = f"what is {given[0]!r}?" if given else f"no {'COCODIR' if cocodir is None else 'CHECKPOINT'} is named."
         print(f"dino-nb eval: {wrong} Usage: dino-nb eval COCODIR CHECKPOINT (--help tells more)", file=sys.stderr)
         return 2
-    model = as_model(checkpoint, args.device)
+    from dino_nb.training import distributed
+
+    with distributed.session() as device:
+        result = _evaluate(args, cocodir, checkpoint, args.device or device)
+        distributed.say(result)
+    return 0
+
+
+def _evaluate(args, cocodir, checkpoint, device):
+    from dino_nb.evaluation.evaluate import as_model, evaluate
+    from dino_nb.training import distributed
+
+    if not distributed.is_main():
+        distributed.barrier()  # the main process fetches the checkpoint, the others find it fetched
+    model = as_model(checkpoint, device)
+    if distributed.is_main():
+        distributed.barrier()
     if args.config_file:
         check_architecture(model, args.config_file)
     ignored = apply_options(model, args.options)
-    if ignored:
+    if ignored and distributed.is_main():
         print(f"without effect on an evaluation: {', '.join(ignored)}", file=sys.stderr)
-    result = evaluate(
+    return evaluate(
         cocodir,
         model,
         split=args.split,
@@ -86,5 +101,3 @@ def run(args):
         limit=args.limit,
         name=checkpoint,
     )
-    print(result)
-    return 0

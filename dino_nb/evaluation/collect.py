@@ -10,6 +10,7 @@ from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import collate
 from dino_nb.errors import UserError
 from dino_nb.models.postprocess import postprocess
+from dino_nb.training import distributed
 
 
 @torch.inference_mode()
@@ -70,6 +71,18 @@ def collect_predictions(
     finally:
         model.train(was_training)
     return results
+
+
+def collect_shared(model, dataset, indices, *, progress=True, **options):
+    """:func:`collect_predictions` with the pictures shared out over ``torchrun``'s processes, if there are several.
+
+    Every process gets all results, those of each picture once.
+    """
+    share = distributed.my_share(indices)
+    results = {dataset.image_id(index): [] for index in share}
+    for record in collect_predictions(model, dataset, share, progress=progress and distributed.is_main(), **options):
+        results[record["image_id"]].append(record)
+    return [record for records in distributed.gather_results(results).values() for record in records]
 
 
 def to_results(outputs, targets, category_of, num_select):

@@ -18,7 +18,8 @@ from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.coco import Scores, score
-from dino_nb.evaluation.collect import collect_predictions, match_model
+from dino_nb.evaluation.collect import collect_shared, match_model
+from dino_nb.training import distributed
 
 
 @dataclass
@@ -101,6 +102,9 @@ def evaluate(
         progress: show a progress bar.
         name: what the reports call the checkpoint. Default: its name or file.
 
+    Of several processes (``torchrun``) each takes its share of the pictures; all return the same result, and the main
+    one writes it.
+
     Returns:
         ``EvalResult``. Raises ``UserError`` if data set and checkpoint have no class in common, a picture cannot be
         read, or the check finds errors.
@@ -109,7 +113,7 @@ def evaluate(
     model = as_model(checkpoint, device)
     input_size = tuple(input_size or model.input_size)
     if check:
-        check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
+        distributed.on_main(_check, cocodir, split, progress)
     dataset = CocoDataset(cocodir, split, eval_transform(*input_size))
     match = match_model(model, dataset.categories, classes)
     if batch_size < 1 or (limit is not None and limit < 1):
@@ -118,7 +122,7 @@ def evaluate(
     if not count:
         raise UserError(f"{dataset.annotation_file} lists no pictures to evaluate.")
     reading = time.perf_counter()
-    results = collect_predictions(
+    results = collect_shared(
         model,
         dataset,
         range(count),
@@ -140,9 +144,13 @@ def evaluate(
     }
     seconds = time.perf_counter() - started
     result = EvalResult(scores, match, results, dataset, image_ids, seconds, images_per_second, settings)
-    if output_dir is not None:
+    if output_dir is not None and distributed.is_main():
         report.write(result, output_dir)
     return result
+
+
+def _check(cocodir, split, progress):
+    check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
 
 
 def as_model(checkpoint, device=None):

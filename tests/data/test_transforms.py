@@ -127,9 +127,7 @@ def test_training_boxes_follow_the_object():
     pixels[40:80, 100:140] = 255
     for seed in range(20):
         torch.manual_seed(seed)
-        tensor, target = T.train_transform(128, 213)(
-            Image.fromarray(pixels), _target(120, 160, [[100, 40, 140, 80]])
-        )
+        tensor, target = T.train_transform(128, 213)(Image.fromarray(pixels), _target(120, 160, [[100, 40, 140, 80]]))
         bright = np.asarray(T.tensor_to_image(tensor))[..., 0] > 127
         if not len(target["boxes"]):
             assert bright.sum() < 20

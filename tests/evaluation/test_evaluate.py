@@ -2,6 +2,9 @@
 
 import json
 import resource
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,8 +15,8 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.sample import CLASSES, make_sample
 from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
-from dino_nb.evaluation.coco import METRICS
-from dino_nb.evaluation.collect import collect_predictions
+from dino_nb.evaluation.coco import METRICS, score
+from dino_nb.evaluation.collect import collect_predictions, ground_truth_as_predictions
 from tests.evaluation.oracle import Oracle, odd_cocodir
 from tests.evaluation.test_coco import by_pycocotools
 
@@ -71,6 +74,16 @@ def test_the_same_as_the_detector_finds(sample, tiny):
     boxes[:, 2:] += boxes[:, :2]
     torch.testing.assert_close(boxes, found["boxes"], atol=1e-3, rtol=1e-4)
     assert [CLASSES[dataset.label_of[r["category_id"]]] for r in results] == found["names"]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_real_annotations_score_one(tmp_path_factory, bccd, split):
+    folder = tmp_path_factory.getbasetemp() / "bccd"
+    if not folder.exists():
+        dino_nb.convert_dataset(bccd, folder)
+    dataset = CocoDataset(folder, split)
+    metrics = score(dataset.coco(), ground_truth_as_predictions(dataset)).metrics
+    assert metrics["AP"] == metrics["APs"] == metrics["APm"] == metrics["APl"] == pytest.approx(1)
 
 
 def test_limit_and_input_size(sample, tiny):
@@ -141,8 +154,6 @@ def test_names_are_escaped_in_html_and_tamed_in_text(tmp_path):
 
 
 def test_the_check_stops_a_bad_data_set(sample, tmp_path, tiny):
-    import shutil
-
     bad = tmp_path / "bad"
     shutil.copytree(sample, bad)
     next((bad / "val2017").iterdir()).unlink()
@@ -171,6 +182,19 @@ def test_command(sample, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "without effect on an evaluation: dn_scalar, embed_init_tgt, use_ema" in captured.err
     assert (tmp_path / "a/results.json").read_text() == (tmp_path / "b/results.json").read_text()
+
+
+def test_two_processes_write_what_one_does(sample, tmp_path):
+    command = ["eval", str(sample), "dino-tiny", "--device", "cpu", "--limit", "5"]
+    assert main([*command, "-o", str(tmp_path / "one")]) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "dino_nb", *command, "-o", str(tmp_path / "two")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("AP50 ") == 2  # the number and the head of the table, from one process
+    one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
+    assert one == two and len({r["image_id"] for r in one}) == 5
 
 
 @pytest.mark.parametrize(
