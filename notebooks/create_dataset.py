@@ -30,8 +30,8 @@
 # %% [markdown]
 # ## 1 · What to convert
 #
-# Everything you may want to change is here. As it stands, the notebook makes some pictures of coloured shapes, annotated
-# as Pascal VOC, and converts these: it runs anywhere in a few seconds.
+# Everything you may want to change is here. As it stands, the notebook makes some pictures of coloured shapes,
+# annotated as Pascal VOC, and converts these: it runs anywhere in a few seconds.
 #
 # | `SOURCE` | is |
 # |---|---|

@@ -13,7 +13,7 @@ from dino_nb.data.split import SPLITS
 from dino_nb.errors import UserError
 from dino_nb.files import write_text
 
-MAPPING = "annotations/mapping.json"
+MAPPING = "mapping.json"
 _UNPRACTICAL = '\\:*?"<>|'  # in file names, on one system or another
 
 

@@ -2,7 +2,7 @@
 
     dino_nb.convert_dataset("my_pictures.zip", "coco", val_fraction=0.2)
 
-The same source and options give the same bytes. ``annotations/mapping.json`` keeps the source's own ids, names and
+The same source and options give the same bytes. ``mapping.json`` keeps the source's own ids, names and
 files; `dino_nb.data.export` reads it to give results back with them.
 """
 
@@ -18,7 +18,7 @@ from dino_nb.data.convert_report import ConvertReport
 from dino_nb.data.folders import new_folder, refuse_existing, temporary_folder
 from dino_nb.data.formats.boxes import FORMS
 from dino_nb.data.formats.imagesets import image_sets
-from dino_nb.data.formats.source import Options, Source
+from dino_nb.data.formats.source import Options, Source, split_of
 from dino_nb.data.measure import Tally, measure
 from dino_nb.data.split import divide
 from dino_nb.errors import UserError, did_you_mean
@@ -26,6 +26,9 @@ from dino_nb.errors import UserError, did_you_mean
 # In order of preference where a source has several: what names its classes and splits best comes first.
 FORMATS = ("coco", "cvat", "voc", "labelme", "yolo", "csv")
 _LINKS = ("hard", "copy")
+# files that are read when a format is said although none looks like it: the reader tells what is wrong with them
+_ENDINGS = dict.fromkeys(("coco", "labelme"), (".json",)) | dict.fromkeys(("voc", "cvat"), (".xml",))
+_ENDINGS |= {"yolo": (".txt", ".yaml", ".yml"), "csv": (".csv", ".tsv")}
 
 
 def convert_dataset(
@@ -153,7 +156,7 @@ def _read(source, only, format, options):
     elif format is None:
         source_formats = find_format(source)
     else:
-        files = [only] if only else _reader(format).find(source)
+        files = [only] if only else _reader(format).find(source) or source.ending(*_ENDINGS[format])
         if not files:
             raise UserError(f"{source.root} has no files that look like {format}. {_inventory(source)}")
         source_formats = [(format, files)]
@@ -166,11 +169,14 @@ def _read(source, only, format, options):
     for other, ignored in source_formats[1:]:
         more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
         source.note(f"read as {format}; {ignored[0]}{more} as {other} not used (--format {other} would).")
+    if not source.images:
+        raise UserError(f"there are no pictures in {source.root}: --images (images=...) says which folder has them.")
     labels = _reader(format).read(source, files, options)
-    if not any(picture.split for picture in labels.pictures):
+    if not any(picture.split for picture in labels.pictures):  # the annotations do not tell: the pictures' folders may
         sets = image_sets(source)
         for picture in labels.pictures:
-            picture.split = sets.get(posixpath.splitext(posixpath.basename(picture.file))[0])
+            stem = posixpath.splitext(posixpath.basename(picture.file))[0]
+            picture.split = sets.get(stem) if sets else split_of(picture.file)
     return format, labels
 
 

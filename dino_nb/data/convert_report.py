@@ -57,7 +57,9 @@ class ConvertReport:
             lines += _tally(f"box {what}", tally)
         for what, tally in self.changed.items():
             lines += _tally(what, tally)
-        lines += [f"  note: {note}" for note in self.notes]
+        for note in self.notes:
+            first, *more = (printable(line, 1000) for line in note.splitlines())
+            lines += [f"  note: {first}", *(f"  {line}" for line in more)]
         return "\n".join(lines)
 
     __repr__ = __str__

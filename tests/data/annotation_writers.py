@@ -145,7 +145,7 @@ WRITERS = {
 def read_back(cocodir):
     """``{original file name: sorted [(class, x1, y1, x2, y2)]}`` of all splits of a COCODIR, ids checked on the way."""
     found = {}
-    mapping = json.loads((cocodir / "annotations" / "mapping.json").read_text(encoding="utf-8"))
+    mapping = json.loads((cocodir / "mapping.json").read_text(encoding="utf-8"))
     for split, own in mapping["splits"].items():
         coco = json.loads((cocodir / "annotations" / f"instances_{split}2017.json").read_text(encoding="utf-8"))
         for key in ("images", "annotations", "categories"):

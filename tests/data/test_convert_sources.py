@@ -43,7 +43,7 @@ def test_zip_and_tar_give_what_their_folder_gives(tmp_path):
 def test_a_json_beside_a_folder_of_pictures_elsewhere(tmp_path):
     put_pictures(tmp_path / "photos", PLAIN)
     labels = put(tmp_path / "labels" / "my.json", coco_dict(PLAIN, ["cat", "dog"]))
-    assert "there is no picture" in faults(labels, tmp_path)
+    assert "--images" in faults(labels, tmp_path)
     convert(labels, tmp_path / "o", images=tmp_path / "photos")
     assert read_back(tmp_path / "o") == {n: sorted(b) for n, (_, b) in PLAIN.items()}
     with pytest.raises(UserError, match="no folder of pictures"):
@@ -103,7 +103,7 @@ def test_results_go_back_with_the_ids_of_the_source(tmp_path):
     own = json.loads((tmp_path / "own.json").read_text())
     known = {(a["image_id"], a["category_id"], *a["bbox"]) for a in document["annotations"]}
     assert len(own) == 2 and all((r["image_id"], r["category_id"], *r["bbox"]) in known for r in own)
-    mapping = json.loads((tmp_path / "o/annotations/mapping.json").read_text())
+    mapping = json.loads((tmp_path / "o/mapping.json").read_text())
     ids = {id for split in mapping["splits"].values() for _, id in split["annotations"]}
     assert ids == {a["id"] for a in document["annotations"]}
     results[0]["image_id"] = 999

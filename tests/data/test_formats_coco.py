@@ -33,7 +33,7 @@ def test_coco_zero_based_ids_with_gaps_and_text_ids(tmp_path):
 
     report = convert(coco_source(tmp_path / "s", change, first_id=0), tmp_path / "o")
     assert {n: sorted(b) for n, (_, b) in PLAIN.items()} == read_back(tmp_path / "o")
-    mapping = json.loads((tmp_path / "o/annotations/mapping.json").read_text())
+    mapping = json.loads((tmp_path / "o/mapping.json").read_text())
     assert [c["original_id"] for c in mapping["categories"]] == [0, 4_000_000_000]
     assert "ids as text" in str(report)
 
@@ -124,6 +124,22 @@ def test_coco_corners_and_fractions_in_place_of_xywh_are_noticed(tmp_path):
     assert "--box-format xywh-relative" in faults(coco_source(tmp_path / "b", fractions), tmp_path)
     convert(tmp_path / "b", tmp_path / "p", box_format="xywh-relative")
     assert read_back(tmp_path / "p") == {n: sorted(b) for n, (_, b) in PLAIN.items()}
+
+
+def test_one_json_of_pictures_in_folders_of_splits(tmp_path):
+    dataset = {f"{split}/{i}.png": (SIZE, [("cat", 1, 1, 9, 9)]) for split in ("train", "val") for i in range(3)}
+    put_pictures(tmp_path / "s", dataset)
+    put(tmp_path / "s/all.json", coco_dict(dataset, ["__background__", "cat"], first_id=0))
+    report = convert(tmp_path / "s", tmp_path / "o")
+    assert not report.own_split and report.splits["val"]["pictures"] == 3
+    assert list(report.classes) == ["cat"]
+
+
+def test_json_that_does_not_even_look_like_coco_is_read_when_told(tmp_path):
+    src = coco_source(tmp_path / "s")
+    (src / "labels.json").write_text("{images: [], annotations: []}")
+    assert "known format" in faults(src, tmp_path)
+    assert "labels.json:1: column 2" in faults(src, tmp_path, format="coco")
 
 
 def test_json_errors_have_line_and_column(tmp_path):

@@ -119,6 +119,13 @@ def test_csv_faults_name_the_row(tmp_path, row, said):
     assert said in faults(tmp_path / "s", tmp_path)
 
 
+def test_csv_with_an_endless_quote_is_told(tmp_path):
+    put_pictures(tmp_path / "s", ["p0.png", "p1.png"])
+    rows = ["filename,xmin,ymin,xmax,ymax,class", "p0.png,1,2,30,40,cat", 'p1.png,1,2,30,40,"' + "x" * 200_000]
+    put(tmp_path / "s/t.csv", "\n".join(rows))
+    assert "t.csv:3: cannot be read as CSV from here on" in faults(tmp_path / "s", tmp_path)
+
+
 def test_csv_without_class_or_with_unknown_columns(tmp_path):
     put_pictures(tmp_path / "s", ["p0.png", "p1.png"])
     put(tmp_path / "s/t.csv", "filename,xmin,ymin,xmax,ymax\np0.png,1,2,30,40\np1.png,1,2,30,40\n")
@@ -137,7 +144,7 @@ def test_same_name_in_two_folders_needs_a_path(tmp_path):
     convert(tmp_path / "s", tmp_path / "o", val_fraction=0)
     names = sorted(p.name for p in (tmp_path / "o/train2017").iterdir())
     assert names == ["b_x.png", "x.png"]
-    mapping = json.loads((tmp_path / "o/annotations/mapping.json").read_text())
+    mapping = json.loads((tmp_path / "o/mapping.json").read_text())
     images = mapping["splits"]["train"]["images"]
     assert [(i["file_name"], i["original_file"]) for i in images] == [("x.png", "a/x.png"), ("b_x.png", "b/x.png")]
 

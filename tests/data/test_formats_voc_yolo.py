@@ -157,5 +157,8 @@ def test_yaml_cannot_run_code_and_its_errors_have_lines(tmp_path):
     assert not (tmp_path / "owned").exists()
     put(src / "data.yaml", "train: images\nnames: [cat, dog\n")
     assert "data.yaml:3" in faults(src, tmp_path)
+    laughs = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9))
+    put(src / "data.yaml", f"a0: &a0 [ha]\n{laughs}names: [*a9, cat]\n")
+    assert "none, or an empty one" in faults(src, tmp_path)
     put(src / "data.yaml", "names: [cat, cat]\n")
     assert "'cat' twice" in faults(src, tmp_path)

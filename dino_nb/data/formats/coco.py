@@ -82,10 +82,11 @@ def _names(source, key, document, used):
 
 
 def _is_placeholder(entry, entries, roboflow):
-    """Roboflow lists the project as class 0, above the real ones."""
+    """Roboflow lists the project as class 0, above the real ones; others a background."""
     if str(entry["id"]) != "0" or len(entries) < 2:
         return False
-    return roboflow or all(e.get("supercategory") == entry.get("name") for e in entries if e is not entry)
+    background = str(entry.get("name")).strip().strip("_").lower() in ("background", "placeholder", "none")
+    return roboflow or background or all(e.get("supercategory") == entry.get("name") for e in entries if e is not entry)
 
 
 def _as_number(text):

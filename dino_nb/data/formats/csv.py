@@ -1,5 +1,6 @@
 """CSV: a box a row, columns told by their names, in pixels or relative."""
 
+import contextlib
 import csv
 import re
 
@@ -15,7 +16,10 @@ def find(source):
     """Keys of the CSV files that have columns for pictures and boxes."""
     found = []
     for key in source.ending(".csv", ".tsv"):
-        rows = list(_rows(source.head(key).rpartition("\n")[0] or source.head(key)))
+        rows = []
+        head = source.head(key)
+        with contextlib.suppress(csv.Error):  # told when the file is read
+            rows = list(_rows(head.rpartition("\n")[0] or head))
         if rows and find_columns([cells for _, cells in rows[:50]]):
             found.append(key)
     return found
@@ -25,7 +29,12 @@ def read(source, files, options):
     """`Labels` of all ``files``."""
     pictures, names = [], list(options.class_names or ())
     for key in files:
-        rows = list(_rows(source.text(key) or ""))
+        rows = []
+        try:
+            rows.extend(_rows(source.text(key) or ""))
+        except csv.Error as error:
+            line = rows[-1][0] + 1 if rows else 1
+            source.fault(f"{key}:{line}", f"cannot be read as CSV from here on ({error}): a quote is not closed?")
         columns = find_columns([cells for _, cells in rows[:50]])
         if columns is None:
             first = ",".join(rows[0][1])[:120] if rows else "missing"
@@ -46,12 +55,9 @@ def _rows(text):
     first = text.lstrip("\ufeff\r\n").split("\n", 1)[0]
     delimiter = max(",;\t|", key=first.count)
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=True)
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error:
-        return
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            yield reader.line_num, [cell.strip() for cell in cells]
 
 
 def _pictures(source, key, rows, columns: Columns, names, box_format):

@@ -4,7 +4,7 @@ import posixpath
 import re
 from pathlib import PurePosixPath
 
-from dino_nb.data.formats.source import Box, Labels, Picture, bounds, finite, split_of
+from dino_nb.data.formats.source import Box, Labels, Picture, bounds, class_name, finite, split_of
 from dino_nb.errors import UserError
 
 _ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*(\n|$)")
@@ -100,7 +100,7 @@ def _names(source, yamls, settings):
         names = [line.strip() for line in (source.text(where) or "").splitlines()]
         while names and not names[-1]:
             names.pop()
-    names = [str(name).strip() for name in names] if isinstance(names, list) else []
+    names = [class_name(name) for name in names] if isinstance(names, list) else []
     if not names or not all(names) or len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         fault = f"{', '.join(map(repr, twice))} twice" if any(twice) else "none, or an empty one"
