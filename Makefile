@@ -34,17 +34,18 @@ test: venv
 	rm -rf build/notebooks && mkdir -p build && cp -r notebooks build/notebooks
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 build/notebooks/*.ipynb
 
-# The sample is drawn, not downloaded; so is the start of the network, which therefore learns for a minute.
+# Nothing is downloaded: the sample is drawn, and dino-tiny comes with the package.
 demo: venv
 	rm -rf demo
-	$(PY) -c "from dino_nb.data.sample import make_sample; make_sample('demo/sample', 128, 24, format='voc')"
+	$(PY) -c "from dino_nb.data.sample import make_sample; make_sample('demo/sample', 96, 24, format='voc')"
 	$(NB) convert demo/sample demo/coco
 	$(NB) check demo/coco
-	$(NB) train demo/coco --preset tiny --no_pretrained_backbone --epochs 12 --output_dir demo/training
-	$(NB) eval demo/coco demo/training/checkpoint_best.pth --output_dir demo/evaluation
+	$(NB) eval demo/coco dino-tiny --output_dir demo/before
+	$(NB) train demo/coco --pretrain_model_path dino-tiny --preset tiny --epochs 4 --output_dir demo/training
+	$(NB) eval demo/coco demo/training/checkpoint_best.pth --output_dir demo/after
 	$(NB) predict demo/training/checkpoint_best.pth demo/coco/val2017 --output_dir demo/predictions
 	@echo
-	@echo "The annotated pictures are in demo/predictions, the report is demo/evaluation/report.html,"
+	@echo "The annotated pictures are in demo/predictions, the report is demo/after/report.html,"
 	@echo "the curves are demo/training/curves.png, and the detector is demo/training/checkpoint_best.pth."
 
 clean:

@@ -10,6 +10,7 @@ import torch
 
 import dino_nb
 from dino_nb.checkpoints import zoo
+from dino_nb.checkpoints.files import save_checkpoint
 from dino_nb.checkpoints.transfer import BLOCK, DownloadError
 from dino_nb.cli import main
 from dino_nb.errors import UserError
@@ -195,6 +196,20 @@ def test_links_and_ids_have_a_folder_each(published, home):
     del published.requests[:]
     assert zoo.fetch(f"https://drive.google.com/uc?id={one}") == first
     assert published.requests == []
+
+
+def test_loading_by_name_by_link_and_by_id(published, home, tmp_path, monkeypatch):
+    """A small network of ours stands for the published ones, whose reading is tested by itself."""
+    tiny = dino_nb.load("dino-tiny", device="cpu").model
+    data = save_checkpoint(tmp_path / "tiny.pth", tiny).read_bytes()
+    sha = hashlib.sha256(data).hexdigest()
+    monkeypatch.setattr(zoo, "ZOO", [dataclasses.replace(item, sha256=item.sha256 and sha) for item in zoo.ZOO])
+    drive_id = zoo.find(R50).drive_id
+    published.files[drive_id].data = data
+    for name in ("dino-4scale-r50-12ep", f"https://drive.google.com/file/d/{drive_id}/view", drive_id):
+        model = dino_nb.load(name, device="cpu").model
+        assert model.class_names == tiny.class_names
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), tiny.parameters()))
 
 
 def test_a_damaged_file_behind_a_link_is_refused(published, home):
