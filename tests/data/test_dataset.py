@@ -109,7 +109,7 @@ def test_every_picture_of_the_sample_and_its_index(tmp_path):
     assert len(dataset) == 6 == len({dataset.image_id(i) for i in range(6)})
     truth = dataset.coco()
     for i in range(6):
-        picture, target = dataset[i]
+        _, target = dataset[i]
         image = truth.imgs[dataset.image_id(i)]
         assert target["orig_size"].tolist() == [image["height"], image["width"]]
         expected = truth.loadAnns(truth.getAnnIds(imgIds=[image["id"]]))
@@ -153,7 +153,7 @@ def test_refused_with_the_place(tmp_path, change, message):
     data = json.loads(file.read_text())
     change(data)
     file.write_text(json.dumps(data))
-    with pytest.raises(UserError, match="instances_val2017.json") as error:
+    with pytest.raises(UserError, match=r"instances_val2017\.json") as error:
         CocoDataset(tmp_path, "val")
     assert message in str(error.value)
 
@@ -178,8 +178,8 @@ def test_missing_split_and_folder(tmp_path):
 def test_missing_and_unreadable_pictures_are_named(tmp_path):
     dataset = CocoDataset(make(tmp_path, []), "val")
     (tmp_path / "val2017/a.png").write_bytes(b"\x89PNG nonsense")
-    with pytest.raises(UserError, match="a.png"):
+    with pytest.raises(UserError, match=r"a\.png"):
         dataset[0]
     (tmp_path / "val2017/a.png").unlink()
-    with pytest.raises(UserError, match="a.png"):
+    with pytest.raises(UserError, match=r"a\.png"):
         dataset[0]
