@@ -4,7 +4,8 @@
   dino-nb export run/best.pth -o small.pth --slim    # ours, the weights alone: no optimiser, half the precision
   dino-nb export run/best.pth -o model.safetensors   # ours, readable without running code
 
-The class names and the settings travel with ours; published files have no place for them.
+The class names and the settings travel with ours; published files have no place for them. A network whose backbone the
+original code does not have is written as ours.
 """
 
 from pathlib import Path
@@ -14,7 +15,9 @@ from dino_nb.errors import UserError
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("-o", "--output", help="file to write (default: beside CHECKPOINT, _published.pth at its end)")
+    parser.add_argument(
+        "-o", "--output", help="file to write (default: beside CHECKPOINT, with a name that tells what it is)"
+    )
     parser.add_argument("--slim", action="store_true", help="our format in half precision, nothing but the network")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
 
@@ -26,18 +29,26 @@ def run(args):
     from dino_nb.checkpoints.official import export_official
     from dino_nb.files import atomic_path
     from dino_nb.inference.detector import load
+    from dino_nb.models.backbone import PUBLISHED
 
     model = load(args.checkpoint, "cpu").model
-    ending = "slim" if args.slim else "published"
+    known = model.config.backbone in PUBLISHED
+    ending = "slim.pth" if args.slim else "published.pth" if known else "weights.safetensors"
     source = Path(args.checkpoint)
-    output = Path(args.output) if args.output else source.with_name(f"{source.stem}_{ending}.pth")
+    output = Path(args.output) if args.output else source.with_name(f"{source.stem}_{ending}")
     if output.suffix not in (".pth", ".pt", ".safetensors"):
         raise UserError(f"{output} must end in .pth or .safetensors: the ending chooses the format.")
     if output.exists() and (not args.overwrite or (source.exists() and output.samefile(source))):
         raise UserError(f"{output} exists: name another file with -o, or say --overwrite (never onto the source).")
+    ours = args.slim or output.suffix == ".safetensors"
+    if not (ours or known):
+        raise UserError(
+            f"the original code has no backbone {model.config.backbone!r} and could not load {output.name}: write our "
+            f"format, as --slim or as {output.with_suffix('.safetensors').name}."
+        )
     if args.slim:
         model.half()
-    if args.slim or output.suffix == ".safetensors":
+    if ours:
         save_checkpoint(output, model)
         kind = "our format"
     else:

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 import dino_nb
+from dino_nb.checkpoints.files import save_checkpoint
 from dino_nb.cli import main
+from dino_nb.config import ModelConfig
 
 
 @pytest.fixture
@@ -25,22 +27,34 @@ def test_our_formats_keep_everything(tmp_path, original, name, capsys):
     same_weights(original.model, loaded.model, **({"rtol": 1e-3, "atol": 1e-6} if slim else {"rtol": 0, "atol": 0}))
 
 
-def test_the_default_beside_the_source_has_published_names(tmp_path, original):
+def test_the_default_has_published_names_where_the_original_has_the_backbone(tmp_path):
+    torch.manual_seed(0)
+    config = ModelConfig(num_classes=2, enc_layers=1, dec_layers=1, num_queries=10, dim_feedforward=64)
+    model = dino_nb.build_model(config).eval()
+    model.class_names = ["hen", "egg"]
+    save_checkpoint(tmp_path / "run.pth", model)
+    assert main(["export", str(tmp_path / "run.pth")]) == 0
+    content = torch.load(tmp_path / "run_published.pth", weights_only=True)
+    assert list(content) == ["model"] and "transformer.level_embed" in content["model"]
+    same_weights(model, dino_nb.load(tmp_path / "run_published.pth", "cpu").model, rtol=0, atol=0)
+
+
+def test_a_backbone_that_the_original_lacks_is_written_as_ours(tmp_path, original, capsys):
     assert main(["export", "dino-tiny", "-o", str(tmp_path / "run.safetensors")]) == 0
     assert main(["export", str(tmp_path / "run.safetensors")]) == 0
-    content = torch.load(tmp_path / "run_published.pth", weights_only=True)
-    assert list(content) == ["model"]
-    assert "transformer.level_embed" in content["model"]
-    torch.testing.assert_close(content["model"]["transformer.level_embed"], original.model.level_embed.detach())
+    same_weights(original.model, dino_nb.load(tmp_path / "run_weights.safetensors", "cpu").model, rtol=0, atol=0)
+    assert main(["export", "dino-tiny", "-o", str(tmp_path / "run.pth")]) == 1
+    assert "has no backbone" in capsys.readouterr().err
+    assert not (tmp_path / "run.pth").exists()
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, capsys):
-    target = tmp_path / "there.pth"
+    target = tmp_path / "there.safetensors"
     target.write_bytes(b"precious")
     assert main(["export", "dino-tiny", "-o", str(target)]) == 1
     assert "exists" in capsys.readouterr().err
     assert target.read_bytes() == b"precious"
     assert main(["export", "dino-tiny", "-o", str(target), "--overwrite"]) == 0
-    assert main(["export", str(target), "-o", str(target), "--overwrite"]) == 1  # published names onto ours
+    assert main(["export", str(target), "-o", str(target), "--overwrite"]) == 1  # onto itself
     assert main(["export", "dino-tiny", "-o", str(tmp_path / "model.onnx")]) == 1
     assert "safetensors" in capsys.readouterr().err
