@@ -69,7 +69,7 @@ def run(args):
 def _ticking(files, bar):
     """Yield ``files``, moving the bar on when the next one is asked for."""
     for file in files:
-        bar.set_postfix_str(Path(file).name[:30])
+        bar.set_postfix_str(Path(file).name[:30], refresh=False)
         yield file
         bar.update()
 
