@@ -47,13 +47,14 @@ struct Axis {
   int32_t low, high;       // cell indices
   A w_low, w_high;         // interpolation weights
   A s_low, s_high;         // their derivatives by the position
-  bool inside;             // false also for NaN and infinity
+  int32_t inside;          // 0 also for NaN and infinity
 };
 
 template <class A>
 MSDA_FN Axis<A> axis(A position, int32_t size) {
-  Axis<A> r;
-  r.inside = position > A(-1) && position < A(size);
+  Axis<A> r;  // selects only, no logic on bools: compilers vectorise this
+  r.inside = position > A(-1) ? 1 : 0;
+  r.inside = position < A(size) ? r.inside : 0;
   const A p = r.inside ? position : A(0);
 #if defined(__CUDA_ARCH__)
   const A f = floor(p);
@@ -61,14 +62,13 @@ MSDA_FN Axis<A> axis(A position, int32_t size) {
   const A f = std::floor(p);
 #endif
   const A fraction = p - f;
-  const int32_t cell = static_cast<int32_t>(f);
-  const bool has_low = cell >= 0, has_high = cell + 1 < size;
-  r.low = has_low ? cell : 0;
-  r.high = has_high ? cell + 1 : size - 1;
-  r.w_low = has_low ? A(1) - fraction : A(0);
-  r.w_high = has_high ? fraction : A(0);
-  r.s_low = has_low ? A(-1) : A(0);
-  r.s_high = has_high ? A(1) : A(0);
+  const int32_t cell = static_cast<int32_t>(f), last = size - 1;
+  r.low = cell < 0 ? 0 : cell;
+  r.high = cell < last ? cell + 1 : last;
+  r.w_low = cell < 0 ? A(0) : A(1) - fraction;
+  r.w_high = cell < last ? fraction : A(0);
+  r.s_low = cell < 0 ? A(0) : A(-1);
+  r.s_high = cell < last ? A(1) : A(0);
   return r;
 }
 
@@ -146,6 +146,12 @@ inline void expect_shape(const char* name, const Tensor& t, const std::vector<in
   fail(name, " must be of shape (", text.str(), "), not ", shape_of(t));
 }
 
+inline void expect_beside(const char* name, const Tensor& t, const Tensor& value) {
+  if (t.is_cpu() != value.is_cpu() || t.is_cuda() != value.is_cuda() || t.get_device_index() != value.get_device_index()) {
+    fail(name, " is not on the device of value");
+  }
+}
+
 inline bool is_16_bit(ScalarType type) { return type == ScalarType::Half || type == ScalarType::BFloat16; }
 
 // fp32 for everything but float64
@@ -181,6 +187,9 @@ inline Problem check(const Tensor& value, const std::vector<int64_t>& shapes, co
   expect_shape(coordinates_name, coordinates, {p.batch, p.queries, p.heads, levels, p.points, 2});
   expect_shape(weights_name, weights, {p.batch, p.queries, p.heads, levels, p.points});
 
+  expect_beside(coordinates_name, coordinates, value);
+  expect_beside(weights_name, weights, value);
+  if (reference) expect_beside("reference_points", *reference, value);
   const ScalarType type = value.scalar_type(), acc = accumulate_type(type);
   if (type != ScalarType::Float && type != ScalarType::Double && !is_16_bit(type)) {
     fail("value must be float16, bfloat16, float32 or float64");
@@ -204,6 +213,7 @@ inline Problem check(const Tensor& value, const std::vector<int64_t>& shapes, co
 
 inline void expect_grad(const Problem& p, const Tensor& grad, const Tensor& value) {
   expect_shape("grad_output", grad, {p.batch, p.queries, p.heads * p.channels});
+  expect_beside("grad_output", grad, value);
   if (grad.scalar_type() != value.scalar_type()) fail("grad_output must be of the type of value");
 }
 

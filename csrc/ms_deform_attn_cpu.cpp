@@ -33,6 +33,7 @@ template <class A>
 using Vector = typename VectorOf<A>::type;
 template <class A>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+constexpr int kUnroll = 128 / kVectorBytes;  // vectors handled together: 32 float channels, the usual size of a head
 
 // ---- channels in and out of vectors ---------------------------------------------------------------------------
 
@@ -200,7 +201,6 @@ struct alignas(64) Block {
 
   // Cells and corner weights.
   void locate() {
-    int32_t any = 0;
     for (int i = 0; i < kBlock; ++i) {
       const Axis<A> ax = axis(x[i] * scale_x[i] + base_x[i], width[i]);
       const Axis<A> ay = axis(y[i] * scale_y[i] + base_y[i], height[i]);
@@ -208,11 +208,11 @@ struct alignas(64) Block {
       c00[i] = low + ax.low, c01[i] = low + ax.high, c10[i] = high + ax.low, c11[i] = high + ax.high;
       const A a_low = weight[i] * ay.w_low, a_high = weight[i] * ay.w_high;
       w00[i] = a_low * ax.w_low, w01[i] = a_low * ax.w_high, w10[i] = a_high * ax.w_low, w11[i] = a_high * ax.w_high;
-      const int32_t in = (ax.inside ? 1 : 0) & (ay.inside ? 1 : 0);
-      inside[i] = in;
-      any |= in ^ 1;
+      inside[i] = ax.inside & ay.inside;
     }
-    outside = any;
+    int32_t all = 1;
+    for (int i = 0; i < kBlock; ++i) all &= inside[i];
+    outside = !all;
   }
 
   // From the dot products to the gradients of coordinates and attention weights.
@@ -228,15 +228,13 @@ struct alignas(64) Block {
   }
 };
 
-// Sum (or maximum) over a block in a fixed order that needs no reassociation by the compiler.
+// Sum (or maximum) over a block in a fixed order, so that the compiler need not reassociate to vectorise.
 template <class A, class F>
-inline A reduce(const A* values, F&& f) {
-  A part[kBlock];
-  for (int i = 0; i < kBlock; ++i) part[i] = values[i];
-  for (int half = kBlock / 2; half; half /= 2) {
-    for (int i = 0; i < half; ++i) part[i] = f(part[i], part[i + half]);
-  }
-  return part[0];
+inline A reduce(const A* v, F&& f) {
+  A a[8], b[4];
+  for (int i = 0; i < 8; ++i) a[i] = f(v[i], v[i + 8]);
+  for (int i = 0; i < 4; ++i) b[i] = f(a[i], a[i + 4]);
+  return f(f(b[0], b[2]), f(b[1], b[3]));
 }
 
 // Scratch of one thread: the samples of one query and head.
@@ -383,7 +381,7 @@ inline void gather_channels(const Samples<Accumulate<T>>& s, const T* base, int6
   using A = Accumulate<T>;
   constexpr int lanes = kLanes<A>;
   int64_t d = 0;
-  for (; d + 2 * lanes <= channels; d += 2 * lanes) gather_head<T, 2>(s, base + d, stride, out + d);
+  for (; d + kUnroll * lanes <= channels; d += kUnroll * lanes) gather_head<T, kUnroll>(s, base + d, stride, out + d);
   for (; d + lanes <= channels; d += lanes) gather_head<T, 1>(s, base + d, stride, out + d);
   for (; d < channels; ++d) {
     A sum = 0;
@@ -496,7 +494,8 @@ void backward(const Problem& p, const Inputs& in, const T* grad_output, Accumula
               Row grad_coordinates, Row grad_weights) {
   constexpr int lanes = kLanes<Accumulate<T>>;
   const std::vector<Tile> tiles = tiles_of(p);
-  const auto head = p.channels == 2 * lanes ? backward_head<T, 2> : backward_head<T, 0>;
+  constexpr int unroll = std::is_same_v<T, float> ? kUnroll : 0;  // compiling one more for every type takes seconds
+  const auto head = p.channels == unroll * lanes ? backward_head<T, unroll> : backward_head<T, 0>;
   torch::stable::parallel_for(0, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       head(p, in, tiles, grad_output, grad_value, grad_coordinates, grad_weights, task / p.heads, task % p.heads);

@@ -5,6 +5,8 @@ for CPU and CUDA when it is loaded. Without it they run on the PyTorch reference
 wherever this module is imported.
 """
 
+import warnings
+
 import torch
 from torch.autograd import forward_ad
 
@@ -103,6 +105,11 @@ def _autograd(name, *args):
     tensors = [x for x in args if isinstance(x, torch.Tensor)]
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
         raise NotImplementedError(f"{name} has no forward-mode derivative; use reverse mode (backward)")
+    if name.endswith("_backward") and args[0].is_cuda and torch.are_deterministic_algorithms_enabled():
+        text = f"{name} on CUDA adds in no fixed order, and torch.use_deterministic_algorithms(True) is set"
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(f"{text}: pass warn_only=True, or set DINO_NB_OPS=torch")
+        warnings.warn(text, stacklevel=2)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return (_DeformBackward if name.endswith("_backward") else _Deform).apply(name, *args)
     with torch._C._AutoDispatchBelowAutograd():

@@ -1,0 +1,102 @@
+"""The CUDA kernels, lane by lane on the CPU: their index arithmetic, exchanges and tails, without a GPU."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from dino_nb.ops import reference, toolchain
+from tests.ops.cases import SHAPES, close, exact, flat, make
+
+_lib = torch.library.Library("dino_nb_emulated", "DEF")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    if not (shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("no C++ compiler")
+    root = Path(torch.__file__).parent
+    library = tmp_path_factory.mktemp("emulated") / "emulated.so"
+    source = toolchain.csrc() / "ms_deform_attn_cuda.cu"
+    command = [toolchain.find_cxx(), "-std=c++17", "-O1", "-fPIC", "-shared", "-x", "c++", "-DMSDA_EMULATE"]
+    command += [toolchain.STABLE_ABI, f"-I{Path(__file__).parent}", f"-I{root / 'include'}", str(source)]
+    subprocess.run([*command, "-o", str(library), f"-L{root / 'lib'}", "-ltorch_cpu"], check=True)
+    for name, tensors in {
+        "ms_deform_attn": "Tensor locations, Tensor weights",
+        "ms_deform_attn_fused": "Tensor points, Tensor offsets, Tensor logits",
+    }.items():
+        _lib.define(f"{name}(Tensor value, SymInt[] shapes, {tensors}) -> Tensor")
+        _lib.define(f"{name}_backward(Tensor g, Tensor value, SymInt[] shapes, {tensors}) -> (Tensor, Tensor, Tensor)")
+    torch.ops.load_library(str(library))
+    return torch.ops.dino_nb_emulated
+
+
+def _compare(emulated, shapes=SHAPES, tolerance=1e-11, **options):
+    value, points, offsets, logits = make(shapes=shapes, **options)
+    grad = torch.randn(value.shape[0], points.shape[1], value.shape[2] * value.shape[3]).to(value.dtype)
+    wanted, gradients = exact(value, shapes, points, offsets, logits, grad)
+    close(emulated.ms_deform_attn_fused(value, flat(shapes), points, offsets, logits), wanted, tolerance)
+    got = emulated.ms_deform_attn_fused_backward(grad, value, flat(shapes), points, offsets, logits)
+    for a, b in zip(got, gradients):
+        close(a, b, tolerance)
+
+
+@pytest.mark.parametrize("d", [1, 7, 16, 32, 71])
+def test_channels_in_double(emulated, d):
+    _compare(emulated, d=d, q=3, m=2)
+
+
+@pytest.mark.parametrize("kind", [2, 4])
+@pytest.mark.parametrize("d", [3, 4, 24, 32, 160])
+def test_channels_in_float(emulated, d, kind):
+    _compare(emulated, d=d, q=3, m=2, n=1, kind=kind, dtype=torch.float32, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("d", [5, 8, 32])
+def test_16_bit(emulated, d, dtype, tolerance):
+    _compare(emulated, d=d, q=3, m=2, dtype=dtype, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("p, shapes", [(1, [(4, 5)]), (3, SHAPES), (4, [(4, 5)] * 5), (9, [(2, 2)] * 7)])
+def test_levels_and_points(emulated, p, shapes):
+    """Fewer samples than lanes, and several rounds of preparation."""
+    _compare(emulated, shapes=shapes, p=p, d=8, q=2, m=2, dtype=torch.float32, tolerance=1e-5)
+
+
+def test_encoder_squares(emulated):
+    """As many queries as cells: 8 x 8 tiles with ragged edges on every level."""
+    shapes = [(9, 17), (5, 8), (3, 1)]
+    _compare(
+        emulated, shapes=shapes, q=sum(h * w for h, w in shapes), d=4, m=2, p=2, dtype=torch.float32, tolerance=1e-5
+    )
+
+
+def test_many_queries(emulated):
+    """More than one block of queries, the last one ragged."""
+    _compare(emulated, q=70, d=16, m=1, n=2, p=1, dtype=torch.float32, tolerance=1e-5)
+
+
+def test_bare_op_with_harmless_locations(emulated):
+    value, points, offsets, logits = make(q=4, d=8, dtype=torch.float32)
+    locations = reference.sampling_locations(points, offsets, SHAPES)
+    locations[0, 0, 0, 0] = torch.tensor([float("nan"), 0.5])
+    locations[0, 1] = float("inf")
+    locations[1, 0, :, 1] = -1e30
+    weights = logits.flatten(-2).softmax(-1).view(logits.shape)
+    wanted = reference.ms_deform_attn(value.double(), SHAPES, locations.double(), weights.double())
+    close(emulated.ms_deform_attn(value, flat(SHAPES), locations, weights), wanted, 1e-5)
+    grads = emulated.ms_deform_attn_backward(torch.ones_like(wanted).float(), value, flat(SHAPES), locations, weights)
+    assert all(x.isfinite().all() for x in grads)
+
+
+def test_unaligned_and_empty(emulated):
+    value, points, offsets, logits = make(n=1, q=3, d=8, dtype=torch.float32)
+    moved = torch.empty(value.numel() + 1)[1:].copy_(value.flatten()).view(value.shape)
+    assert moved.data_ptr() % 16
+    wanted = emulated.ms_deform_attn_fused(value, flat(SHAPES), points, offsets, logits)
+    assert torch.equal(emulated.ms_deform_attn_fused(moved, flat(SHAPES), points, offsets, logits), wanted)
+    none = emulated.ms_deform_attn_fused(value, flat(SHAPES), points[:, :0], offsets[:, :0], logits[:, :0])
+    assert none.shape == (1, 0, 24)
