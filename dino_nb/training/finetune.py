@@ -16,11 +16,13 @@ from dino_nb.data.check import check_dataset
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import train_transform
 from dino_nb.errors import UserError
+from dino_nb.evaluation.evaluate import evaluate
 from dino_nb.training import distributed
 from dino_nb.training.assemble import assemble, model_of_state, new_model
+from dino_nb.training.precision import choose
 from dino_nb.training.randomness import seed_everything
 from dino_nb.training.state import StateKeeper, check_same_run, data_fingerprint
-from dino_nb.training.stopping import StopRequest
+from dino_nb.training.stopping import StopNow, StopRequest
 from dino_nb.training.trainer import BEST, LAST, fit, restore
 from dino_nb.training.validation import Validation
 
@@ -38,6 +40,7 @@ class TrainResult:
         stopped: ``finished``, ``patience``, ``max_hours``, ``SIGINT`` or ``SIGTERM``.
         history: a dict an evaluation: ``epoch``, ``step``, ``AP``, ``AP50``, ... ; epoch 0 is before training.
         best: the one of the highest AP.
+        report: the ``EvalResult`` of ``checkpoint``, also written to ``output_dir/evaluation``; None after a stop.
     """
 
     output_dir: Path
@@ -46,6 +49,7 @@ class TrainResult:
     stopped: str
     history: list
     best: dict
+    report: object = None
 
 
 def finetune(
@@ -125,7 +129,7 @@ def finetune(
             model,
             config,
             train_set,
-            Validation(cocodir, model, config.eval_split, amp=config.amp != "fp32"),
+            Validation(cocodir, model, config.eval_split, amp=choose(device, config.amp) == "fp16"),
             device,
             state,
             keeper=keeper,
@@ -145,9 +149,10 @@ def finetune(
         finally:
             run.progress.close()
         distributed.say(_ending(stopped, run))
+        best, last = (output_dir / f"{name}.pth" for name in (BEST, LAST))
+        report = _report(cocodir, best, run) if stopped in ("finished", "patience") else None
         keeper.wait()
-    best, last = (output_dir / f"{name}.pth" for name in (BEST, LAST))
-    return TrainResult(output_dir, best, last, stopped, run.history, run.best)
+    return TrainResult(output_dir, best, last, stopped, run.history, run.best, report)
 
 
 def _config(preset, options, checkpoint):
@@ -174,6 +179,19 @@ def _train_set(cocodir):
     if not any(train_set.objects_of(i) for i in range(len(train_set))):
         raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
     return train_set
+
+
+def _report(cocodir, checkpoint, run):
+    """Score the best checkpoint once more, as anybody would, and write the report; None where a signal ends that."""
+    folder = run.output_dir / "evaluation"
+    options = {"split": run.config.eval_split, "device": run.device, "check": False, "amp": run.evaluate.amp}
+    try:
+        with run.stop.at_once():
+            report = evaluate(cocodir, checkpoint, output_dir=folder, progress=False, name=checkpoint.name, **options)
+    except StopNow:
+        return None
+    run.keeper.copy_also(*folder.glob("report.*"))
+    return report
 
 
 def _ending(stopped, run):

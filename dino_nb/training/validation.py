@@ -4,8 +4,7 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import score
-from dino_nb.evaluation.collect import collect_predictions, ground_truth_as_predictions
-from dino_nb.training import distributed
+from dino_nb.evaluation.collect import collect_shared, ground_truth_as_predictions
 
 
 class Validation:
@@ -27,12 +26,8 @@ class Validation:
         self.coco = self.dataset.coco()
 
     def __call__(self, model):
-        share = distributed.my_share(range(len(self.dataset)))
-        results = {self.dataset.image_id(index): [] for index in share}
-        for record in collect_predictions(model, self.dataset, share, amp=self.amp, progress=False):
-            results[record["image_id"]].append(record)
-        merged = distributed.gather_results(results)
-        return score(self.coco, [record for records in merged.values() for record in records]).metrics
+        results = collect_shared(model, self.dataset, range(len(self.dataset)), amp=self.amp, progress=False)
+        return score(self.coco, results).metrics
 
     def check_ground_truth(self):
         """Score the annotations as if they were predictions. Returns the AP, which is 1 unless the data limit it.

@@ -1,0 +1,217 @@
+"""Fine-tuning from a data set and a checkpoint to files that work."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import dino_nb
+from dino_nb.checkpoints.files import load_checkpoint
+from dino_nb.cli import main
+from dino_nb.cli.train import recipe_of, split_options
+from dino_nb.config import TRAIN_PRESETS
+from dino_nb.data.sample import CLASSES
+from dino_nb.errors import UserError
+from tests.training.tiny_run import CONFIG, MODEL, tiny_run
+
+
+@pytest.fixture(scope="module")
+def scratch(small_sample, tmp_path_factory):
+    """A short run from scratch, and all that it prints."""
+    return tiny_run(small_sample, tmp_path_factory.mktemp("scratch") / "run", epochs=2, check=True)
+
+
+def test_classes_come_from_the_data_set(scratch):
+    model = load_checkpoint(scratch.checkpoint)
+    assert model.config.num_classes == len(CLASSES) and model.config.dn_labelbook_size == len(CLASSES)
+    assert set(model.class_names) == set(CLASSES) and len(model.category_ids) == len(CLASSES)
+    assert model.input_size == (CONFIG.size, CONFIG.max_size)
+
+
+def test_checkpoints_describe_themselves_and_hold_no_optimiser(scratch):
+    for path in (scratch.checkpoint, scratch.last):
+        content = torch.load(path, weights_only=True)
+        assert {"config", "class_names", "category_ids", "metrics", "version", "input_size"} <= content.keys()
+        assert "optimizer" not in content
+    assert content["metrics"]["epoch"] == 2 and "AP50" in content["metrics"]
+    slim = load_checkpoint(scratch.checkpoint.with_suffix(".safetensors"))
+    for name, value in load_checkpoint(scratch.checkpoint).state_dict().items():
+        assert torch.equal(value, slim.state_dict()[name])
+    detector = dino_nb.load(scratch.checkpoint, device="cpu")
+    assert detector.predict(torch.rand(3, 64, 64)) is not None
+
+
+def test_results_are_all_there(scratch):
+    names = {p.relative_to(scratch.output_dir).as_posix() for p in scratch.output_dir.rglob("*") if p.is_file()}
+    assert {
+        "checkpoint_best.pth",
+        "checkpoint_best.safetensors",
+        "checkpoint_last.pth",
+        "log.jsonl",
+        "curves.png",
+        "state_last.pt",
+        "state_previous.pt",
+        "state_best.pt",
+        "evaluation/report.html",
+        "evaluation/results.json",
+    } <= names
+    assert [record["epoch"] for record in scratch.history] == [0, 1, 2]
+    assert scratch.report.metrics["AP"] == pytest.approx(scratch.best["AP"], abs=1e-9)
+
+
+def test_going_on_with_the_same_classes_starts_at_the_checkpoints_score(small_sample, scratch, tmp_path):
+    result = tiny_run(small_sample, tmp_path, scratch.checkpoint, epochs=1)
+    assert result.history[0]["AP"] == scratch.best["AP"] and result.history[0]["AP50"] == scratch.best["AP50"]
+
+
+def test_size_and_recipe_come_from_the_checkpoint_unless_said(small_sample, scratch, tmp_path, capsys):
+    result = tiny_run(
+        small_sample,
+        tmp_path,
+        scratch.checkpoint,
+        preset="finetune",
+        epochs=1,
+        amp="fp32",
+        num_workers=0,
+        batch_size=3,
+    )
+    out = capsys.readouterr().out
+    assert f"sizes up to {CONFIG.size} / {CONFIG.max_size}" in out
+    assert "effective batch 3: 3 pictures a step = " in out and "predicted peak" in out
+    assert "learning rate 0.0001" in out and "classes kept from the checkpoint" in out
+    assert load_checkpoint(result.checkpoint).input_size == (CONFIG.size, CONFIG.max_size)
+
+
+def test_a_module_is_taken_as_a_checkpoint_and_options_change_the_network(small_sample, scratch, tmp_path, capsys):
+    model = load_checkpoint(scratch.checkpoint)
+    result = tiny_run(small_sample, tmp_path, model, model_options={"num_queries": 12}, epochs=1)
+    assert load_checkpoint(result.last).config.num_queries == 12
+    assert "re-initialised: shape differs" in capsys.readouterr().out
+
+
+def test_a_data_set_with_errors_is_refused(small_sample, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(small_sample, broken)
+    next((broken / "train2017").glob("*.jpg")).write_bytes(b"no picture")
+    with pytest.raises(UserError, match="nothing was started"):
+        tiny_run(broken, tmp_path / "run", check=True)
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_a_data_set_without_annotations_is_refused_even_unchecked(small_sample, tmp_path):
+    empty = tmp_path / "empty"
+    shutil.copytree(small_sample, empty)
+    file = empty / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.raises(UserError, match="no objects to learn"):
+        tiny_run(empty, tmp_path / "run")
+
+
+def test_ground_truth_that_does_not_score_is_refused(small_sample, tmp_path):
+    shrunk = tmp_path / "shrunk"
+    shutil.copytree(small_sample, shrunk)
+    file = shrunk / "annotations" / "instances_val2017.json"
+    data = json.loads(file.read_text())
+    data["images"] = [{**image, "width": 20, "height": 20} for image in data["images"]]  # most boxes are outside
+    file.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="taken as predictions, score AP50"):
+        tiny_run(shrunk, tmp_path / "run")
+
+
+def test_backbone_weights_from_file_and_folder(small_sample, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    weights = timm.create_model(MODEL["backbone"], pretrained=False).state_dict()
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "backbone.safetensors")
+    result = tiny_run(small_sample, tmp_path / "run", backbone_weights=folder, epochs=1, lr=0.0, lr_backbone=0.0)
+    loaded = load_checkpoint(result.last).backbone.body.state_dict()
+    name = next(k for k in loaded if k.endswith("conv_stem.weight"))
+    torch.testing.assert_close(loaded[name], weights[name.removeprefix("body.")])
+    with pytest.raises(UserError, match="should hold one file"):
+        tiny_run(small_sample, tmp_path / "other", backbone_weights=tmp_path)
+    with pytest.raises(UserError, match="there is no file"):
+        tiny_run(small_sample, tmp_path / "other", backbone_weights=tmp_path / "missing.pth")
+
+
+def test_drive_gets_states_and_results(small_sample, tmp_path):
+    drive = tmp_path / "drive"
+    tiny_run(small_sample, tmp_path / "run", epochs=1, drive_dir=drive)
+    names = {p.name for p in drive.iterdir()}
+    assert {"state_last.pt", "checkpoint_best.pth", "checkpoint_best.safetensors", "log.jsonl", "curves.png"} <= names
+    shutil.rmtree(tmp_path / "run")
+    again = tiny_run(small_sample, tmp_path / "run", epochs=1, drive_dir=drive, resume="auto")
+    assert again.stopped == "finished" and len(again.history) == 2
+
+
+def test_the_command_trains_and_says_so_by_its_exit_code(small_sample, tmp_path, capsys):
+    options = [f"{key}={value}" for key, value in MODEL.items()]
+    command = ["train", str(small_sample), "--preset", "tiny", "--no_pretrained_backbone", "--epochs", "1"]
+    shared = [
+        "--batch_size",
+        "3",
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--options",
+        "size=64",
+        "max_size=107",
+        *options,
+    ]
+    assert main([*command, *shared]) == 0
+    assert (tmp_path / "run" / "checkpoint_best.pth").exists()
+    assert main([*command, *shared]) == 1
+    assert "holds a training state already" in capsys.readouterr().err
+    fine = [
+        "train",
+        "--coco_path",
+        str(small_sample),
+        "--pretrain_model_path",
+        str(tmp_path / "run/checkpoint_best.pth"),
+    ]
+    fine += [
+        "--finetune_ignore",
+        "label_enc.weight",
+        "class_embed",
+        "--preset",
+        "tiny",
+        "--epochs",
+        "1",
+        "--max-hours",
+        "0",
+    ]
+    assert main([*fine, "--output_dir", str(tmp_path / "fine"), "--amp", "fp32", "--num_workers", "0"]) == 0
+    assert "re-initialised: --finetune_ignore" in capsys.readouterr().out
+    assert main([*fine, "--output_dir", str(tmp_path / "fine2"), "--finetune_ignore", "clas_embed"]) == 1
+    assert "matches no tensor" in capsys.readouterr().err
+    assert main(["train"]) == 1
+
+
+def test_published_spellings(capsys):
+    model, training = split_options(
+        [
+            "dn_scalar=100",
+            "embed_init_tgt=TRUE",
+            "dn_label_coef=1.0",
+            "dn_bbox_coef=1.0",
+            "use_ema=False",
+            "dn_box_noise_scale=1.0",
+            "num_classes=91",
+            "dn_labebook_size=91",
+            "epochs=24",
+        ]
+    )
+    assert model == {"dn_number": "100", "dn_box_noise_scale": "1.0"}
+    assert training == {"ema": "False", "epochs": "24"}
+    assert "comes from the data set" in capsys.readouterr().out
+    with pytest.raises(UserError, match="Did you mean 'num_queries'"):
+        split_options(["num_querys=3"])
+    with pytest.raises(UserError, match="always"):
+        split_options(["embed_init_tgt=False"])
+    assert recipe_of(None, "config/DINO/DINO_4scale_swin.py", None).model == "DINO_4scale_swin"
+    assert recipe_of(None, None, "x.pth") is TRAIN_PRESETS["finetune"]
+    assert recipe_of(None, None, None) is TRAIN_PRESETS["4scale-r50-12ep"]
+    with pytest.raises(UserError, match="no configuration"):
+        recipe_of(None, "DINO_6scale", None)
