@@ -129,11 +129,14 @@ def _token_of(box, shapes):
 
 def _legend(canvas, look, title, size):
     """A line that tells how much of the weight lies on which feature map."""
-    letters = font(max(10, round(min(size) / 32)))
     shares = [look.weights[look.levels == level].sum() for level in range(int(look.levels.max()) + 1)]
     parts = [(title, "white")]
     for level, share in enumerate(shares):
         parts += [("   ● ", PALETTE[level % len(PALETTE)]), (f"map {level}: {share:.0%}", "white")]
+    letters = font(max(10, round(min(size) / 32)))
+    length = sum(canvas.textlength(text, font=letters) for text, _ in parts)
+    if length > size[0] - 16:
+        letters = font(max(6, int(letters.size * (size[0] - 16) / length)))
     x, y = 8, size[1] - sum(letters.getmetrics()) - 8
     canvas.rectangle((0, y - 6, size[0], size[1]), fill="#222")
     for text, paint in parts:

@@ -165,7 +165,7 @@ def _caption(label, score):
 
 
 def _place_tag(canvas, corners, text, letters, width, size, taken):
-    """The first of a few places round the box that is free, else the first: its rectangle and its text's origin."""
+    """The first of a few places round the box that is free, else the freest: its rectangle and its text's origin."""
     pad = max(3, width)
     left, _, right, _ = canvas.textbbox((0, 0), text, font=letters)
     # One height for all tags whatever their letters, so that neighbours line up.
@@ -187,12 +187,13 @@ def _place_tag(canvas, corners, text, letters, width, size, taken):
             x = min(max(x, 0), max(0, size[0] - wide))
             y = min(max(y, 0), max(0, size[1] - high))
             rectangles.append((x, y, x + wide - 1, y + high - 1))
-    place = next((r for r in rectangles if not any(_overlap(r, other) for other in taken)), rectangles[0])
+    place = min(rectangles, key=lambda r: sum(_overlap(r, other) for other in taken))
     return place, (place[0] + pad - left, place[1] + pad // 2)
 
 
 def _overlap(a, b):
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+    """Pixels that two rectangles share."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0]) + 1) * max(0, min(a[3], b[3]) - max(a[1], b[1]) + 1)
 
 
 @lru_cache(maxsize=16)
