@@ -112,7 +112,8 @@ result
 
 # %%
 print(result)
-for name, score, box in zip(result["names"], result["scores"], result["boxes"].round().int().tolist()):
+rows = zip(result["names"], result["scores"], result["boxes"].round().int().tolist())
+for name, score, box in list(rows)[:10]:
     print(f"{score:6.1%}  {name:20} {box}")
 assert (result["scores"] >= THRESHOLD).all()
 
@@ -185,13 +186,14 @@ import json
 
 entries = json.loads((Path(OUTPUT_DIR) / "predictions.json").read_text(encoding="utf-8"))
 assert len(entries) == len(files) and all((Path(OUTPUT_DIR) / entry["output"]).exists() for entry in entries)
-print(json.dumps(entries[0], indent=1, ensure_ascii=False)[:600])
+for entry in entries[:3]:
+    print(entry["file"], f"{entry['width']} x {entry['height']}:", *entry["detections"][:3], sep="\n   ")
 
 # %% [markdown]
 # ## 9 · A video
 #
 # Frames stream through, so a long video needs no more memory than a short one. With none named above, a short one is
-# made by moving over a picture of the sample.
+# made by moving over the first picture.
 
 # %%
 if not VIDEO:
