@@ -1,6 +1,5 @@
 """Writing a COCODIR from measured pictures: files linked or copied, ids contiguous, the source's own kept."""
 
-import json
 import posixpath
 from collections import Counter
 
@@ -8,7 +7,7 @@ from tqdm.auto import tqdm
 
 from dino_nb.data.findings import printable
 from dino_nb.data.folders import place_file
-from dino_nb.data.formats.write import write_coco_json
+from dino_nb.data.formats.write import to_json, write_coco_json
 from dino_nb.data.split import SPLITS
 from dino_nb.errors import UserError
 from dino_nb.files import write_text
@@ -83,7 +82,7 @@ def write_cocodir(folder, source, pictures, categories, link, report, progress=T
             empty = sum(not picture.boxes for picture in part)
             report.splits[split] = {"pictures": len(part), "boxes": len(annotations), "empty": empty}
     report.classes = {name: {s: n[s] for s in report.splits} for name, n in report.classes.items()}
-    write_text(folder / MAPPING, json.dumps(mapping, ensure_ascii=False) + "\n")
+    write_text(folder / MAPPING, to_json(mapping) + "\n")
 
 
 def _annotation(id, image_id, ids, box):

@@ -6,7 +6,7 @@ from pathlib import Path
 from dino_nb.data.coco_file import read_coco, split_files
 from dino_nb.data.cocodir import MAPPING
 from dino_nb.data.folders import new_folder, place_file
-from dino_nb.data.formats.write import Labelled, picture_path, write
+from dino_nb.data.formats.write import Labelled, picture_path, to_json, write
 from dino_nb.data.split import SPLITS
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import write_text
@@ -77,7 +77,7 @@ def export_results(cocodir, results, path, split="val"):
             "category_name": category["name"],
         }
         rewritten.append(entry | own)
-    write_text(path, json.dumps(rewritten, ensure_ascii=False) + "\n")
+    write_text(path, to_json(rewritten) + "\n")
     return len(rewritten)
 
 

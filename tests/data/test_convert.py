@@ -1,5 +1,6 @@
 """From a source to a COCODIR: splits, sizes, names, whole or not at all, and back."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dino_nb.errors import UserError
 from tests.data.annotation_writers import (
     SIZE,
     WRITERS,
+    coco_dict,
     coco_of,
     convert,
     digest,
@@ -274,6 +276,18 @@ def test_names_differing_in_case_only_stay_apart(tmp_path):
     dataset = {"a/X.png": (SIZE, [("cat", 1, 1, 9, 9)]), "b/x.PNG": (SIZE, [("cat", 1, 1, 9, 9)])}
     convert(source(tmp_path / "s", dataset), tmp_path / "o", val_fraction=0)
     assert sorted(p.name for p in (tmp_path / "o/train2017").iterdir()) == ["X.png", "images_b_x.PNG"]
+
+
+def test_names_that_are_not_unicode_survive(tmp_path):
+    dataset = {f"caf\udce9 {i}.png": (SIZE, [("a\ud800b", 1, 1, 9, 9)]) for i in range(2)}
+    try:
+        source(tmp_path / "s", {}, classes=["cat"])
+        put_pictures(tmp_path / "s/images", dataset)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes Unicode names only")
+    (tmp_path / "s/labels.json").write_text(json.dumps(coco_dict(dataset, ["a\ud800b"])))
+    convert(tmp_path / "s", tmp_path / "o")
+    assert read_back(tmp_path / "o") == {name: boxes for name, (_, boxes) in dataset.items()}
 
 
 def test_class_names_with_html_are_escaped_where_html_is_shown(tmp_path):

@@ -39,13 +39,19 @@ def number(value):
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
+def to_json(value):
+    """JSON on one line, letters of all scripts as they are unless the name of a file or class is not even Unicode."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
+
+
 def write_coco_json(path, images, annotations, categories):
     """One COCO file, one entry a line: small in memory, and a line number of an editor finds an entry."""
     parts = {"images": images, "annotations": annotations, "categories": categories}
     lines = ["{"]
     for key, entries in parts.items():
         lines.append(f'"{key}": [')
-        lines += [json.dumps(entry, ensure_ascii=False) + "," for entry in entries]
+        lines += [to_json(entry) + "," for entry in entries]
         if entries:
             lines[-1] = lines[-1][:-1]
         lines.append("]" if key == "categories" else "],")
@@ -83,7 +89,7 @@ def _voc(folder, classes, splits):
 
 def _yolo(folder, classes, splits):
     lines = [f"{split}: images/{split}" for split in splits] + ["names:"]
-    lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]  # JSON is YAML
+    lines += [f"  {i}: {to_json(name)}" for i, name in enumerate(classes)]  # JSON is YAML
     write_text(folder / "data.yaml", "\n".join([*lines, ""]))
     for split, pictures in splits.items():
         for name, width, height, boxes in pictures:
