@@ -134,13 +134,14 @@ def apply_overrides(config, options):
 
 def _convert(key, value, current):
     if isinstance(value, str) and not isinstance(current, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # left a string, reported below unless the field takes one
+        # what is no literal is left a string, and reported below
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value.lower(), value))
-    if current is None or value is None:
-        return value
-    if isinstance(current, tuple) and isinstance(value, (list, tuple)):
-        return tuple(value)
-    if isinstance(current, bool):
+    if isinstance(current, tuple):
+        kinds = {type(item) for item in current} or {int, float, str}
+        ok = isinstance(value, (list, tuple)) and all(type(item) in kinds for item in value)
+        value = tuple(value) if ok else value
+    elif isinstance(current, bool):
         ok = isinstance(value, bool)
     elif isinstance(current, float):
         ok = isinstance(value, (int, float)) and not isinstance(value, bool)

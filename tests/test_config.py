@@ -68,6 +68,11 @@ def test_options_as_they_are_typed():
         ("num_queries=3.5", "num_queries takes a int, not 3.5"),
         ("num_queries=True", "num_queries takes a int, not True"),
         ("dropout=none at all", "dropout takes a float"),
+        ("dropout=None", "dropout takes a float, not None"),
+        ("num_queries={[]}", r"num_queries takes a int, not '\{\[\]\}'"),
+        ("return_interm_indices=none", "return_interm_indices takes a tuple, not None"),
+        ("return_interm_indices=['a', 1]", "return_interm_indices takes a tuple"),
+        ("return_interm_indices=3", "return_interm_indices takes a tuple, not 3"),
     ],
 )
 def test_wrong_options_are_errors(option, message):
