@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 NB := $(PY) -m dino_nb
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND := Agg
+# Threads that wait sleep: spinning, they starve the others wherever processors are shared.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: venv test demo clean
 
