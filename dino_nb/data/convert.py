@@ -130,7 +130,8 @@ def _opened(src, cocodir, images, progress):
         if cocodir == path or cocodir in path.parents:
             raise UserError(f"the source {src} lies in the output folder {cocodir}: name another output folder.")
         only = path.name if path.is_file() else None
-        yield Source(path.parent if only else path, images, cocodir, progress), only
+        alone = only if images is not None and not _is_yaml(only) else None
+        yield Source(path.parent if only else path, images, cocodir, progress, alone), only
 
 
 def _exists(path):
@@ -152,11 +153,12 @@ def _fetched(src, stack, cocodir):
 
 def _read(source, only, format, options):
     if only is not None and format is None:
-        source_formats = [(f, [only]) for f, files in find_format(source) if only in files]
+        source_formats = [(f, _files_of(only, files)) for f, files in find_format(source) if only in files]
     elif format is None:
         source_formats = find_format(source)
     else:
-        files = [only] if only else _reader(format).find(source) or source.ending(*_ENDINGS[format])
+        files = _reader(format).find(source) or source.ending(*_ENDINGS[format])
+        files = _files_of(only, files) if only else files
         if not files:
             raise UserError(f"{source.root} has no files that look like {format}. {_inventory(source)}")
         source_formats = [(format, files)]
@@ -172,12 +174,25 @@ def _read(source, only, format, options):
     if not source.images:
         raise UserError(f"there are no pictures in {source.root}: --images (images=...) says which folder has them.")
     labels = _reader(format).read(source, files, options)
+    used = {picture.file for picture in labels.pictures}
+    left = [key for key in source.images if key not in used]
+    if left and not source.fault_count and format != "yolo":  # which tells of its own
+        source.note(f"{len(left):,} pictures are in no annotation file and are left out: {', '.join(left[:3])}...")
     if not any(picture.split for picture in labels.pictures):  # the annotations do not tell: the pictures' folders may
         sets = image_sets(source)
         for picture in labels.pictures:
             stem = posixpath.splitext(posixpath.basename(picture.file))[0]
             picture.split = sets.get(stem) if sets else split_of(picture.file)
     return format, labels
+
+
+def _is_yaml(name):
+    return (name or "").lower().endswith((".yaml", ".yml"))
+
+
+def _files_of(only, files):
+    """What belongs to the one file that was named: nothing else, but the label files of a YOLO YAML."""
+    return [only, *(key for key in files if not _is_yaml(key))] if _is_yaml(only) else [only]
 
 
 def _inventory(source):

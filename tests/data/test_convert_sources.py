@@ -50,6 +50,31 @@ def test_a_json_beside_a_folder_of_pictures_elsewhere(tmp_path):
         convert(labels, tmp_path / "p", images=tmp_path / "fotos")
 
 
+def test_a_yaml_and_its_labels_beside_another_yaml(tmp_path):
+    src = source(tmp_path / "s", writer="yolo")
+    put(src / "first.yaml", "names: [one]\n")
+    chosen = put(src / "second.yaml", "names: [katze, hund]\n")
+    assert list(convert(chosen, tmp_path / "o").classes) == ["katze", "hund"]
+    assert len(read_back(tmp_path / "o")) == 4
+
+
+def test_links_of_folders_are_followed_but_not_in_circles(tmp_path):
+    src = source(tmp_path / "s")
+    (src / "images").rename(tmp_path / "elsewhere")
+    (src / "images").symlink_to(tmp_path / "elsewhere")
+    (src / "circle").symlink_to(src)
+    convert(src, tmp_path / "o")
+    assert len(read_back(tmp_path / "o")) == 4
+
+
+def test_pictures_without_annotation_are_told(tmp_path):
+    src = source(tmp_path / "s")
+    put_pictures(src / "images", ["extra.png"])
+    assert "1 pictures are in no annotation file and are left out: images/extra.png" in str(
+        convert(src, tmp_path / "o")
+    )
+
+
 def test_a_drive_link(tmp_path, fake_drive):
     from tests.fake_drive import File
 

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.data.annotation_writers import PLAIN, SIZE, WRITERS, convert, faults, put_pictures, read_back
@@ -29,6 +29,7 @@ def datasets(draw):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
+@example(data=({f"picture_{i}.png": (SIZE, [("shapes", 1.0, 1.0, 9.5, 9.5)]) for i in range(2)}, ["shapes"]))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=datasets())
 def test_random_sets_survive_every_format(tmp_path, writer, data):

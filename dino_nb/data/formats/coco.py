@@ -7,7 +7,7 @@ from dino_nb.data.formats.boxes import as_corners
 from dino_nb.data.formats.source import Box, Labels, Picture, bounds, class_name, finite, split_of
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
-# A list that begins thus is of other annotations or of results; "shapes" is LabelMe's.
+_SHAPES = re.compile(r'"shapes"\s*:\s*\[')  # LabelMe's
 _ROBOFLOW = "_annotations.coco"
 
 

@@ -92,9 +92,10 @@ def _split_word(word, strict):
 
 class Source:
     """The files below ``root`` (and the pictures below ``images``, if they lie elsewhere), by key: a posix path
-    relative to the folder. Hidden files and ``exclude`` (the output folder, if it lies inside) are left out."""
+    relative to the folder. Hidden files and ``exclude`` (the output folder, if it lies inside) are left out. With
+    ``only``, a file of ``root``, no others of it are listed: all that is beside one JSON on Drive may be much."""
 
-    def __init__(self, root, images=None, exclude=None, progress=False):
+    def __init__(self, root, images=None, exclude=None, progress=False, only=None):
         self.root = Path(root)
         self.progress = progress
         self.paths = {}
@@ -102,7 +103,8 @@ class Source:
         self.faults = []
         self.fault_count = 0
         for folder in [self.root] if images is None else [self.root, Path(images)]:
-            for key, path in _walk(folder, exclude):
+            listed = [(only, folder / only)] if only and folder == self.root else _walk(folder, exclude)
+            for key, path in listed:
                 if folder == self.root or is_image(key):
                     self.paths.setdefault(key, path)
         self.images = sorted(key for key in self.paths if is_image(key))
@@ -221,11 +223,15 @@ class Source:
 
 
 def _walk(root, exclude=None):
-    """``(key, path)`` of every file below ``root``, links to files followed, hidden names and ``exclude`` left out."""
-    exclude = Path(exclude).resolve() if exclude else None
-    for folder, folders, names in os.walk(root):
+    """``(key, path)`` of every file below ``root``, links followed, hidden names and ``exclude`` left out."""
+    seen = {Path(exclude).resolve()} if exclude else set()
+    for folder, folders, names in os.walk(root, followlinks=True):
         here = Path(folder)
-        folders[:] = sorted(f for f in folders if f[0] != "." and f != "__MACOSX" and (here / f).resolve() != exclude)
+        if here.resolve() in seen:  # a link to a folder above would lead around for ever
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(f for f in folders if f[0] != "." and f != "__MACOSX")
         for name in sorted(names):
             if name[0] != ".":
                 path = here / name
