@@ -217,7 +217,7 @@ def _precision():
 def _op():
     from dino_nb import ops
 
-    return str(ops.status())
+    return "; ".join(f"{place}: {state}" for place, state in ops.status().items())
 
 
 def _space(folder):
