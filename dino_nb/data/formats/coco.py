@@ -16,7 +16,7 @@ def find(source):
     found = []
     for key in source.ending(".json"):
         head = source.head(key)
-        if (_KEYS.search(head) and '"shapes"' not in head) or _ROBOFLOW in key:
+        if (_KEYS.search(head) and not _SHAPES.search(head)) or _ROBOFLOW in key:
             found.append(key)
     instances = [key for key in found if posixpath.basename(key).startswith("instances_")]
     return instances or found
