@@ -12,7 +12,7 @@ import torch
 
 from dino_nb.ops import library as _library  # noqa: F401  defines the operators
 from dino_nb.ops import reference
-from dino_nb.ops.build import build, native, status
+from dino_nb.ops.native import build, is_native, status
 
 __all__ = ["build", "ms_deform_attn", "ms_deform_attn_fused", "status"]
 
@@ -34,7 +34,7 @@ def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
         ValueError: shapes that do not fit together.
     """
     shapes = _sizes(value, spatial_shapes, sampling_locations, attention_weights)
-    if not native(value.device.type):
+    if not is_native(value.device.type):
         return reference.ms_deform_attn(value, shapes, sampling_locations, attention_weights)
     wide = _wide(value)
     sizes = [size for shape in shapes for size in shape]
@@ -58,7 +58,7 @@ def ms_deform_attn_fused(value, spatial_shapes, reference_points, sampling_offse
         ValueError: shapes that do not fit together.
     """
     shapes = _sizes(value, spatial_shapes, sampling_offsets, attention_logits, reference_points)
-    if not native(value.device.type):
+    if not is_native(value.device.type):
         return reference.ms_deform_attn_fused(value, shapes, reference_points, sampling_offsets, attention_logits)
     wide = _wide(value)
     if wide == torch.float64 or sampling_offsets.dtype == torch.float64:

@@ -111,6 +111,8 @@ def _autograd(name, *args):
             raise RuntimeError(f"{text}: pass warn_only=True, or set DINO_NB_OPS=torch")
         warnings.warn(text, stacklevel=2)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        if torch._C._are_functorch_transforms_active():
+            raise NotImplementedError(f"{name} has no torch.func gradient: use backward(), or set DINO_NB_OPS=torch")
         return (_DeformBackward if name.endswith("_backward") else _Deform).apply(name, *args)
     with torch._C._AutoDispatchBelowAutograd():
         return _op(name)(*args)
@@ -151,10 +153,10 @@ def _vmap(name):
 
 def _fallback(name, *args):
     """Build and load the compiled kernels if that is possible, else use the reference."""
-    from dino_nb.ops import build
+    from dino_nb.ops import native
 
     device = args[0].device.type
-    if build.native(device):
+    if native.is_native(device):
         return _op(name)(*args)
     function = getattr(reference, name.removesuffix("_backward"))
     if not name.endswith("_backward"):
