@@ -35,6 +35,8 @@ class Backbone(nn.Module):
         channels: of the maps that ``forward`` returns.
         norms: for Swin and ConvNeXt a LayerNorm a stage, as in dense prediction; those of unused stages (which some
             files hold) are frozen.
+        least_side: pixels that a batch needs a side. The published ResNets and Swins take any number; others may
+            stride an image away that has less than a cell of the last map.
     """
 
     def __init__(self, name, stages, drop_path=0.0, pretrained=False):
@@ -58,6 +60,7 @@ class Backbone(nn.Module):
                 self.norms[str(s)] = nn.LayerNorm(info.channels()[s], eps=1e-5 if name.startswith("swin") else 1e-6)
                 self.norms[str(s)].requires_grad_(s in stages)
         self.stages = tuple(stages)
+        self.least_side = 1 if name in PUBLISHED and name.startswith(("resnet", "swin_")) else 32
         if name in ("resnet50", "resnet101"):
             for key, parameter in self.body.named_parameters():
                 parameter.requires_grad_(key.startswith(("layer2.", "layer3.", "layer4.")))

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from dino_nb.errors import UserError
 
 
-def pad_images(images):
+def pad_images(images, least_side=1):
     """Stack ``images`` at the top left of one zero-filled batch.
 
     Args:
         images: list of B tensors ``(3, H_i, W_i)`` of one type and device, or one tensor ``(B, 3, H, W)``.
+        least_side: pixels that height and width of the batch have at least.
 
     Returns:
         ``batch (B, 3, H, W)`` with H, W the largest sizes, and ``mask (B, H, W)`` bool, True on padding.
@@ -18,11 +19,12 @@ def pad_images(images):
     if isinstance(images, torch.Tensor):
         if images.ndim != 4:
             raise UserError(f"a batch of images must be (B, 3, H, W), not {tuple(images.shape)}; pass one as [image].")
-        return images, torch.zeros(images.shape[0], *images.shape[-2:], dtype=torch.bool, device=images.device)
+        if min(images.shape[-2:]) >= least_side:
+            return images, torch.zeros(images.shape[0], *images.shape[-2:], dtype=torch.bool, device=images.device)
     images = list(images)
     if not images or any(image.ndim != 3 or image.shape[0] != 3 for image in images):
         raise UserError(f"images must be a list of (3, H, W) tensors, not {[tuple(i.shape) for i in images]}.")
-    height, width = (max(image.shape[d] for image in images) for d in (1, 2))
+    height, width = (max(least_side, *(image.shape[d] for image in images)) for d in (1, 2))
     batch = images[0].new_zeros(len(images), 3, height, width)
     mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
     for i, image in enumerate(images):

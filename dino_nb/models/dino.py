@@ -78,12 +78,12 @@ class DINO(nn.Module):
             selection, with ``proposal_boxes``; and in training with objects ``dn_outputs``: the same for the
             denoising queries, with ``aux_outputs`` and ``queries`` (a ``DenoisingQueries``).
         """
-        batch, mask = pad_images(images)
+        batch, mask = pad_images(images, self.backbone.least_side)
         maps = self.neck(self.backbone(batch))
         masks = [resize_mask(mask, m.shape[-2:]) for m in maps]
         shapes = [tuple(m.shape[-2:]) for m in maps]
         tokens, ratios = flatten_levels(maps), valid_ratios(masks)
-        padding = None if _all_of_one_size(images) else torch.cat([m.flatten(1) for m in masks], 1)
+        padding = None if _is_unpadded(images, batch) else torch.cat([m.flatten(1) for m in masks], 1)
         pos = self._positions(masks, tokens.dtype)
 
         memory = self.encoder(tokens, pos, shapes, ratios, padding)
@@ -130,5 +130,5 @@ class DINO(nn.Module):
         self.decoder.checkpointing = decoder
 
 
-def _all_of_one_size(images):
-    return isinstance(images, torch.Tensor) or len({tuple(image.shape) for image in images}) == 1
+def _is_unpadded(images, batch):
+    return all(image.shape[-2:] == batch.shape[-2:] for image in images)
