@@ -98,8 +98,7 @@ class Job:
             os.environ["LOCAL_RANK"] = "0"  # clusters that bind GPUs to tasks show each task its own one only
         requeue = _stop_training_first()
         code = self.run(self.args)
-        requeue()
-        if code:
+        if not requeue() and code:
             raise RuntimeError(f"the command ended with exit code {code}; its output tells why.")
 
     def checkpoint(self):
@@ -117,10 +116,11 @@ def _trains(args):
 
 
 def _stop_training_first():
-    """Let submitit's requeue signal stop the training gently. Returns what requeues afterwards, if one came.
+    """Let submitit's requeue signal stop the training gently.
 
     submitit's handler saves and leaves at once, in the middle of a step. Training handles SIGTERM by finishing the
-    step and saving; so that is sent first, and submitit's handler is called when training has returned.
+    step and saving; so that is sent first. Returns a function to be called when training has returned: it does
+    nothing where no signal came, else it requeues, which ends the main process, and is true in the others.
     """
     number = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
     requeue, idle = signal.getsignal(number), signal.getsignal(signal.SIGTERM)
@@ -133,5 +133,10 @@ def _stop_training_first():
             came.append((signum, frame))
             signal.raise_signal(signal.SIGTERM)
 
+    def after():
+        if came:
+            requeue(*came[0])
+        return bool(came)
+
     signal.signal(number, stop)
-    return lambda: requeue(*came[0]) if came else None
+    return after

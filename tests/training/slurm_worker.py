@@ -22,9 +22,11 @@ def run(args):
                 while not stop.reason and time.monotonic() < end:
                     time.sleep(0.02)
             (folder / f"saved{rank}").write_text(str(stop.reason))
+            return 143
         else:
             assert args.resume == "auto" and (folder / f"saved{rank}").read_text() == "SIGTERM"
             (folder / f"finished{rank}").touch()
+            return 0
 
 
 def fail(args):
