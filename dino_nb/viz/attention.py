@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
 
+from dino_nb.data.transforms import resized_size
 from dino_nb.errors import UserError
 from dino_nb.viz.draw import PALETTE, draw_boxes, font
 
@@ -86,16 +87,23 @@ def look_of(detector, result, index=0, part="decoder", layer=-1):
         handle.remove()
     query, references, _, shapes, _ = seen[0]
     picture = torch.tensor(result.size, dtype=torch.float32)  # width, height
-    if part == "decoder":
-        number = _query_of(outputs, result["boxes"][index] / picture.repeat(2))
-    else:
-        number = _token_of(result["boxes"][index] / picture.repeat(2), shapes)
+    box = result["boxes"][index] / picture.repeat(2)
+    padded = _padded(detector, result.size)
+    number = _query_of(outputs, box) if part == "decoder" else _token_of(box / padded.repeat(2), shapes)
+    picture = picture * padded  # places are shares of the padded picture
     with torch.inference_mode():
         places, weights = sampling(module, query[:, [number]], references[:, [number]], shapes)
     points = places[0, 0].reshape(-1, 2).cpu().float() * picture
     levels = torch.arange(len(shapes))[None, :, None].expand(weights.shape[2:]).flatten()
     weights = weights[0, 0].flatten().cpu().float() / weights.shape[2]
     return Look(points, weights, levels, references[0, number, 0, :2].cpu().float() * picture)
+
+
+def _padded(detector, size):
+    """How many times wider and higher than the picture the network's input is: 1, but for very thin pictures."""
+    height, width = resized_size(size[1], size[0], *detector.input_size)
+    least = detector.model.backbone.least_side
+    return torch.tensor([max(width, least) / width, max(height, least) / height])
 
 
 def sampling(module, query, references, shapes):

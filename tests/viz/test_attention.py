@@ -48,6 +48,14 @@ def test_a_look_lies_around_the_detection(detector, result, part):
     assert (look.origin - middle).abs().max() < 40
 
 
+def test_a_thin_picture_is_padded_for_the_network_and_not_for_the_reader(detector):
+    result = detector.predict(Image.effect_noise((800, 40), 70).convert("RGB"), threshold=0)
+    middle = (result["boxes"][0, :2] + result["boxes"][0, 2:]) / 2
+    for part in ("decoder", "encoder"):
+        origin = look_of(detector, result, 0, part).origin
+        assert (origin - middle).abs()[0] < 80 and -1 <= origin[1] <= 41
+
+
 def test_tokens_are_numbered_level_by_level():
     shapes = [(10, 20), (5, 10)]
     assert _token_of(torch.tensor([0.0, 0.0, 0.04, 0.06]), shapes) == 0
