@@ -168,17 +168,13 @@ def compile_to(target, path, torch_root):
         toolchain.compile_library(target, library, torch_root)
         with files.atomic_path(path) as temporary:
             shutil.copyfile(library, temporary)
-        files.write_text(_checksum_of(path), files.sha256(library) + "\n")
-
-
-def _checksum_of(path):
-    return path.with_suffix(".sha256")
+        files.write_text(toolchain.checksum_file(path), toolchain.checksum(library) + "\n")
 
 
 def _intact(path):
     """Whether ``path`` is a library all of whose bytes are there."""
     try:
-        return _checksum_of(path).read_text().strip() == files.sha256(path)
+        return toolchain.checksum_file(path).read_text().strip() == toolchain.checksum(path)
     except (OSError, UnicodeDecodeError):
         return False
 

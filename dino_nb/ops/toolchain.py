@@ -128,3 +128,13 @@ def compile_library(target, out, torch_root):
     if done.returncode:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise BuildError(f"{Path(command[0]).name} failed for {target}:\n{tail}")
+
+
+def checksum(library):
+    """Hex SHA-256 of a library's bytes."""
+    return hashlib.sha256(Path(library).read_bytes()).hexdigest()
+
+
+def checksum_file(library):
+    """Where the checksum of a library is kept; written last, so that a library without one is not whole."""
+    return Path(library).with_suffix(".sha256")
