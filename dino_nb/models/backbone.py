@@ -94,6 +94,12 @@ def _create(name, drop_path, pretrained):
         kwargs = {**kwargs, "pretrained_cfg_overlay": {"file": str(pretrained)}}
     try:
         body = timm.create_model(timm_name, pretrained=bool(pretrained), features_only=True, **kwargs)
+    except OSError as error:
+        what = f"the file {pretrained}" if pretrained is not True else "the network"
+        raise UserError(
+            f"the ImageNet weights of backbone {name!r} could not be had from {what} ({str(error).splitlines()[0]}): "
+            "name a file that holds them, or start without them."
+        ) from error
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         if timm.is_model(timm_name):
             raise UserError(f"timm cannot make feature maps of {name!r}: {error}") from error

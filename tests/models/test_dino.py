@@ -149,3 +149,9 @@ def test_published_defaults():
     config = ModelConfig()
     assert (config.num_queries, config.num_select, config.hidden_dim) == (900, 300, 256)
     assert PRESETS["DINO_5scale"].return_interm_indices == (0, 1, 2, 3)
+
+
+def test_backbone_weights_that_cannot_be_had_are_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
+    with pytest.raises(UserError, match=r"'resnet50' could not be had from the network \(no route to host\)"):
+        dino_nb.build_model(ModelConfig(), pretrained_backbone=True)
