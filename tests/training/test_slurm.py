@@ -1,7 +1,9 @@
 """Jobs through submitit, by its executor for this machine."""
 
 import argparse
+import json
 import os
+import re
 import signal
 import sys
 import time
@@ -11,55 +13,67 @@ import pytest
 import submitit
 from submitit.slurm.slurm import SlurmExecutor
 
+import dino_nb
+from dino_nb.cli import train
+from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
 from dino_nb.training import slurm
 
 
-@pytest.fixture
-def worker(monkeypatch):
-    """The module whose functions are submitted, importable here and in the job."""
-    here = str(Path(__file__).parent)
-    monkeypatch.syspath_prepend(here)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, str(Path(here).parents[1])]))
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Jobs find the package, and no GPU."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(dino_nb.__file__).parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    import slurm_worker
-
-    return slurm_worker
 
 
-def options(*words, **more):
+def options(*words):
     parser = argparse.ArgumentParser()
-    slurm.add_arguments(parser)
-    parser.add_argument("--resume")
-    return argparse.Namespace(**vars(parser.parse_args(["--slurm", *words])), **more)
+    train.add_arguments(parser)
+    return parser.parse_args(["--slurm", *words])
 
 
-def wait_for(paths, seconds=60):
-    end = time.monotonic() + seconds
-    while not all(path.exists() for path in paths):
-        assert time.monotonic() < end, f"no {paths}"
-        time.sleep(0.05)
+def children(pid):
+    """The processes that ``pid`` started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_job_whose_time_is_up_saves_is_requeued_and_resumes(worker, tmp_path, capsys):
-    job = slurm.submit(worker.run, options("--cluster=local", "--gpus=2", folder=str(tmp_path)), tmp_path)
-    pids = [tmp_path / "pid0", tmp_path / "pid1"]
-    wait_for(pids)
-    for path in pids:
-        os.kill(int(path.read_text()), signal.SIGUSR2)
-    wait_for([tmp_path / "finished0", tmp_path / "finished1"])
+def records(folder):
+    log = folder / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_a_job_whose_time_is_up_saves_is_requeued_and_resumes(tmp_path, capsys):
+    """Real training of two processes, in steps of two pictures."""
+    cocodir, folder = make_sample(tmp_path / "sample", n_train=8, n_val=2), tmp_path / "run"
+    words = (
+        "--cluster=local --gpus=2 --preset=tiny --no_pretrained_backbone --device=cpu --options epochs=4 batch_size=2"
+    )
+    more = "size=64 max_size=96 num_workers=0 eval_every=4 enc_layers=1 dec_layers=1 save_minutes=1000"
+    args = options(str(cocodir), "--output_dir", str(folder), *words.split(), *more.split())
+    job = slurm.submit(train.run, args, folder)
+    end = time.monotonic() + 300
+    while len(records(folder)) < 6:  # the first evaluation and five steps, of four an epoch
+        assert time.monotonic() < end and job.state == "RUNNING", job.stdout()
+        time.sleep(0.02)
+    for pid in children(job.job_id):
+        os.kill(pid, signal.SIGUSR2)
     job.wait()
-    log = job.stdout()
-    assert "Requeued job" in log and "Job completed successfully" in log, log
-    assert job.exception() is None
-    assert str(tmp_path / "slurm" / job.job_id) in capsys.readouterr().out
+    output = job.stdout()
+    assert "Requeued job" in output and "Job completed successfully" in output, output
+    stopped, resumed = (
+        re.search(rf"{word} epoch (\d), step (\d+)", output) for word in ("stopped by SIGTERM at", "on at")
+    )
+    assert stopped.groups() == resumed.groups() and 5 <= int(resumed[2]) < 16
+    assert [r["step"] for r in records(folder) if r["kind"] == "step"] == list(range(1, 17))
+    assert str(folder / "slurm" / job.job_id) in capsys.readouterr().out
 
 
-def test_a_command_that_fails_fails_its_job(worker, tmp_path):
-    job = slurm.submit(worker.fail, options("--cluster=local", "--gpus=1"), tmp_path)
+def test_a_command_that_fails_fails_its_job(tmp_path):
+    job = slurm.submit(train.run, options("nowhere", "--cluster=local", "--gpus=1"), tmp_path)
     job.wait()
-    assert "exit code 1" in str(job.exception())
+    assert "nowhere" in str(job.exception())
 
 
 def test_what_is_asked_of_slurm(tmp_path, monkeypatch):
