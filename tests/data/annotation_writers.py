@@ -28,7 +28,8 @@ def put_picture(path, size=(64, 48), colour=(90, 120, 60)):
 def put_pictures(folder, names, size=(64, 48)):
     """Pictures of different content: each path has a colour of its own."""
     for name in names:
-        put_picture(Path(folder) / name, size, tuple(zlib.crc32(repr((str(folder), name)).encode()).to_bytes(4, "big")[:3]))
+        own = zlib.crc32(repr((str(folder), name)).encode()).to_bytes(4, "big")
+        put_picture(Path(folder) / name, size, tuple(own[:3]))
 
 
 def put(path, content):
