@@ -3,6 +3,7 @@
   dino-nb eval COCODIR checkpoint0011_4scale.pth
   dino-nb eval COCODIR dino-4scale-r50-12ep --split test --output_dir logs/DINO/R50-MS4-test
   torchrun --nproc-per-node 8 -m dino_nb eval COCODIR checkpoint0011_4scale.pth
+  dino-nb eval COCODIR checkpoint0011_4scale.pth --slurm --gpus 8
 
 CHECKPOINT is a file (published or made here), a name that `dino-nb zoo` lists, or dino-tiny. The published spelling
 `-c DINO_4scale --coco_path COCODIR --resume CHECKPOINT --eval --options key=value ...` is understood too; the
@@ -13,6 +14,7 @@ import argparse
 import sys
 
 from dino_nb.cli.published import apply_options, check_architecture
+from dino_nb.training import slurm
 
 SUMMARY = "score a checkpoint on a COCODIR"
 
@@ -54,6 +56,7 @@ def add_arguments(parser):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     for flag in ("--dataset_file", "--note"):
         parser.add_argument(flag, help=argparse.SUPPRESS)
+    slurm.add_arguments(parser)
 
 
 def run(args):
@@ -65,6 +68,9 @@ def run(args):
         wrong = f"what is {given[0]!r}?" if given else f"no {'COCODIR' if cocodir is None else 'CHECKPOINT'} is named."
         print(f"dino-nb eval: {wrong} Usage: dino-nb eval COCODIR CHECKPOINT (--help tells more)", file=sys.stderr)
         return 2
+    if args.slurm:
+        slurm.submit(run, args, args.output_dir, resumes=False)
+        return 0
     from dino_nb.training import distributed
 
     with distributed.session() as device:

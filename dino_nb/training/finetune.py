@@ -143,6 +143,7 @@ def finetune(
             if state:
                 restore(run, state)
                 distributed.say(f"going on at epoch {run.epoch}, step {run.step}")
+            state = None  # it is as large as the run itself
             truth = run.evaluate.check_ground_truth()
             distributed.say(f"the validation set's annotations, taken as predictions, score AP {truth:.3f}")
             stopped = fit(run)

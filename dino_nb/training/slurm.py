@@ -9,8 +9,6 @@ import os
 import signal
 from pathlib import Path
 
-import torch
-
 from dino_nb.errors import UserError
 
 _WARNING_SECONDS = 180  # before the end of the job's time: a step, and writing the state
@@ -32,14 +30,14 @@ def add_arguments(parser):
     )
 
 
-def submit(run, args, output_dir):
+def submit(run, args, output_dir, resumes=True):
     """Submit ``run(args)`` as a job of ``args.nodes * args.gpus`` processes. Returns submitit's job.
 
     Args:
-        run: a function that can be imported, such as a verb's ``run``; it is called with ``args.slurm`` switched off,
-            and with ``args.resume = "auto"`` when the job was requeued (where ``args`` has ``resume``).
+        run: a function that can be imported, such as a verb's ``run``; it is called with ``args.slurm`` switched off.
         args: parsed options, with those of ``add_arguments``.
         output_dir: the job's logs go to ``slurm/JOB`` in it; all machines must see it.
+        resumes: a requeued job is run with ``args.resume = "auto"``; False: it begins anew.
 
     Raises:
         UserError: submitit is missing, or there is no Slurm here.
@@ -79,7 +77,7 @@ def submit(run, args, output_dir):
     )
     args = copy.copy(args)
     args.slurm = False
-    job = executor.submit(Job(run, args))
+    job = executor.submit(Job(run, args, resumes))
     print(f"Submitted job {job.job_id}. Its output: {job.paths.stdout}")
     return job
 
@@ -87,11 +85,12 @@ def submit(run, args, output_dir):
 class Job:
     """What runs in each process of the job; submitit calls ``checkpoint`` for the one that follows a requeue."""
 
-    def __init__(self, run, args):
-        self.run, self.args = run, args
+    def __init__(self, run, args, resumes):
+        self.run, self.args, self.resumes = run, args, resumes
 
     def __call__(self):
         import submitit
+        import torch
 
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if torch.cuda.device_count() == 1:
@@ -105,14 +104,9 @@ class Job:
         import submitit
 
         args = copy.copy(self.args)
-        if hasattr(args, "resume") and _trains(args):
+        if self.resumes:
             args.resume = "auto"
-        return submitit.helpers.DelayedSubmission(Job(self.run, args))
-
-
-def _trains(args):
-    """Whether ``args.resume`` means a training state (an evaluation's names the checkpoint to score)."""
-    return not getattr(args, "eval", False)
+        return submitit.helpers.DelayedSubmission(Job(self.run, args, self.resumes))
 
 
 def _stop_training_first():

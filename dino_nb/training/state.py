@@ -15,7 +15,7 @@ from dino_nb.training.copier import Copier
 from dino_nb.training.state_file import BadStateError, read_head, read_state, write_state
 
 LAST, PREVIOUS, BEST = "state_last.pt", "state_previous.pt", "state_best.pt"
-_NEXT = ".state_next.pt"
+_NEXT = "state_next.pt"
 VERSION = 1  # of the layout of a state; one that is newer than this code is refused
 
 
@@ -49,8 +49,6 @@ class StateKeeper:
         """
         last, previous, best = (self.output_dir / name for name in (LAST, PREVIOUS, BEST))
         try:
-            for stale in self.output_dir.glob(".state_*"):  # of a process that was killed while it wrote
-                stale.unlink()
             # Killed at any point of this, the folder holds a whole state under its name.
             write_state(self.output_dir / _NEXT, {**state, "version": VERSION})
             if last.exists():
@@ -94,6 +92,8 @@ class StateKeeper:
         A damaged file is reported and the one before it is taken. Raises UserError where the folder holds a state
         that was not asked for, and where a path leads to no usable state.
         """
+        for half_written in self.output_dir.glob(".*.part"):  # by a process that was killed
+            half_written.unlink()
         there = self._found()
         elsewhere = resume is not None and str(resume) != "auto" and not self._is_mine(Path(resume))
         if there and (resume is None or elsewhere) and not overwrite:

@@ -109,6 +109,7 @@ def train_epoch(run):
             save(run)
     run.epoch += 1
     run.sampler.set_epoch(run.epoch)
+    save(run)  # before an evaluation that may take long
     return None
 
 

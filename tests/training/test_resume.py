@@ -109,7 +109,7 @@ def test_killed_ten_times_at_random_a_run_ends_bit_for_bit_like_an_uninterrupted
     process.join(240)
     assert process.exitcode == 0, moments
     assert_same_run(folder, uninterrupted)
-    assert not [p.name for p in folder.iterdir() if p.name.startswith(".state")], "nothing half-written stays"
+    assert not list(folder.glob(".*")), "nothing half-written stays"
 
 
 def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_goes_on(processes, cocodir, uninterrupted, tmp_path):
@@ -150,14 +150,14 @@ def test_a_damaged_last_state_costs_only_the_steps_since_the_one_before(processe
 
 def test_host_memory_stays_flat_over_epochs(processes, tmp_path):
     cocodir = make_sample(tmp_path / "sample", n_train=2, n_val=1)
-    options = {"epochs": 25, "eval_every": 1, "batch_size": 2, "check": False}
+    options = {"epochs": 16, "eval_every": 1, "batch_size": 2, "check": False}
     process = processes.Process(target=train_and_weigh, args=(cocodir, tmp_path / "run"), kwargs=options)
     process.start()
     process.join(240)
     assert process.exitcode == 0
     rss = [float(value) for value in (tmp_path / "run" / "rss").read_text().split()]
-    assert len(rss) == 26
-    assert max(rss[-3:]) - max(rss[5:8]) < 10, f"MiB by epoch: {rss}"
+    assert len(rss) == 17
+    assert max(rss[-3:]) - max(rss[4:7]) < 8, f"MiB by epoch: {rss}"
 
 
 def test_torchrun_restarts_a_killed_worker_and_the_run_resumes(cocodir, tmp_path):

@@ -221,6 +221,8 @@ def test_killed_while_saving_the_folder_still_holds_a_whole_state(keeper, monkey
     with pytest.raises(KeyboardInterrupt):
         keeper.save(make_state(3))
     monkeypatch.undo()
+    half_written = keeper.output_dir / f".{LAST}.abc.part"
+    half_written.touch()
     assert keeper.load("auto")["step"] == 2
     keeper.save(make_state(4))
     assert sorted(p.name for p in keeper.output_dir.iterdir()) == [LAST, PREVIOUS], "leftovers are cleared away"
