@@ -4,12 +4,14 @@
   python -m tests.benchmarks.train_step --height 320 --width 426 --threads 1 --steps 3
 
 Each variant runs in a process of its own, so that its peak memory is its own: forward, losses, backward, clipping and
-AdamW. "straightforward": float32, the op by grid_sample, eager, nothing recomputed.
+AdamW. "straightforward": float32, the op by grid_sample, eager, nothing recomputed. CPU seconds, summed over threads,
+are what to compare where other programs run beside.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -48,10 +50,10 @@ def measure(args, arithmetic, level):
     boxes = torch.rand(args.objects, 4, device=device) * 0.3 + 0.3
     targets = [{"labels": torch.arange(args.objects, device=device), "boxes": boxes} for _ in images]
     memory.reset_peak(device)
-    seconds, losses = [], []
+    seconds, cpu_seconds, losses = [], [], []
     for step in range(args.steps + 1):
         torch.manual_seed(step)
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         parts = accumulate_gradients(
             model, criterion, precision, images, targets, float(args.objects * args.batch), args.batch
         )
@@ -61,10 +63,11 @@ def measure(args, arithmetic, level):
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
+        cpu_seconds.append(time.process_time() - cpu_began)
         losses.append(float(parts["loss"]))
-    timed = sorted(seconds[1:])  # the first warms up
     return {
-        "seconds": timed[len(timed) // 2],
+        "seconds": statistics.median(seconds[1:]),  # the first warms up
+        "cpu": statistics.median(cpu_seconds[1:]),
         "peak": memory.peak_memory(device) - (start if device.type == "cpu" else 0),
         "loss": losses[0],
     }
@@ -87,7 +90,7 @@ def main():
         print(json.dumps(measure(args, *args.one)))
         return
     print(f"{args.model}, {args.batch} x {args.height} x {args.width}, {args.objects} objects, {args.threads} threads")
-    print(f"{'':20} {'s/step':>8} {'faster':>7} {'peak GiB':>9} {'memory':>7}  loss of step 1")
+    print(f"{'':20} {'s/step':>8} {'faster':>7} {'CPU s':>8} {'less':>7} {'peak GiB':>9} {'memory':>7}  loss of step 1")
     base = None
     for name in args.variants:
         op, *one = VARIANTS[name]
@@ -99,6 +102,7 @@ def main():
         base = base or result
         print(
             f"{name:20} {result['seconds']:8.2f} {base['seconds'] / result['seconds']:6.2f}x "
+            f"{result['cpu']:8.2f} {base['cpu'] / result['cpu']:6.2f}x "
             f"{result['peak'] / 2**30:9.2f} {result['peak'] / base['peak']:7.0%}  {result['loss']:.4f}",
             flush=True,
         )

@@ -87,6 +87,24 @@ def test_build_says_what_where_and_how_long(built):
     assert "loaded from the cache in" in lines[0]
 
 
+def _command(home, *arguments, **extra):
+    command = [sys.executable, "-m", "dino_nb", *arguments]
+    return subprocess.run(command, env=_environment(home, **extra), capture_output=True, text=True, timeout=300)
+
+
+def test_build_ops_command(built, tmp_path):
+    home, compiler, starts, _ = built
+    done = _command(home, "build-ops", CXX=compiler)
+    assert done.returncode == 0 and "loaded from the cache" in done.stdout, done.stderr
+    before = starts.read_text().count("start")
+    forced = _command(home, "build-ops", "--force", CXX=compiler)
+    assert "built in" in forced.stdout and starts.read_text().count("start") == before + 1
+    without = _command(tmp_path, "build-ops", CXX="", PATH="/nonexistent")
+    assert without.returncode == 1 and "no C++ compiler" in without.stdout + without.stderr
+    status = _command(tmp_path, "build-ops", "--status")
+    assert status.returncode == 0 and "cpu: not used yet" in status.stdout
+
+
 def test_without_a_compiler(tmp_path):
     """One warning, PyTorch's results, and a status that says why."""
     code = USE + USE + "print(ops.status())"
