@@ -87,27 +87,31 @@ def assert_equal(a, b, where):
         assert a == b, where
 
 
+def kill_ten_times(processes, cocodir, folder):
+    """Start and resume a run, and kill it in ten random moments. Returns whether it had not ended before the tenth."""
+    chance = random.Random(time.time_ns())
+    for target in sorted(chance.randint(0, 12) for _ in range(10)):
+        process = processes.Process(target=train, args=(cocodir, folder), kwargs={"resume": "auto"})
+        process.start()
+        # Where the log is as long already, this is at the start; else in the step, the saving or the evaluation after.
+        wait_for_lines(process, folder, target)
+        time.sleep(chance.uniform(0, 0.4))
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            return False
+    return True
+
+
 def test_killed_ten_times_at_random_a_run_ends_bit_for_bit_like_an_uninterrupted_one(
     processes, cocodir, uninterrupted, tmp_path
 ):
-    chance = random.Random(time.time_ns())
-    folder, before, moments = tmp_path / "run", 0, []
-    for _ in range(10):
-        process = processes.Process(target=train, args=(cocodir, folder), kwargs={"resume": "auto"})
-        process.start()
-        # 0, 1 or 2 records further than before; then anywhere in the step, the saving or the evaluation that follows
-        further, delay = chance.choice([0, 1, 2]), chance.uniform(0, 0.5)
-        wait_for_lines(process, folder, before + further)
-        time.sleep(delay)
-        assert process.is_alive(), f"finished before it was killed, after {moments}"
-        process.kill()
-        process.join()
-        before = len(lines(folder))
-        moments.append((further, round(delay, 3), before))
+    # A machine that suddenly gets fast may end the run before it is killed often enough.
+    folder = next(f for f in map(tmp_path.joinpath, "abc") if kill_ten_times(processes, cocodir, f))
     process = processes.Process(target=train, args=(cocodir, folder), kwargs={"resume": "auto"})
     process.start()
     process.join(240)
-    assert process.exitcode == 0, moments
+    assert process.exitcode == 0
     assert_same_run(folder, uninterrupted)
     assert not list(folder.glob(".*")), "nothing half-written stays"
 
@@ -121,7 +125,7 @@ def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_goes_on(process
     process.join(240)
     assert process.exitcode == 0 and (folder / "stopped").read_text() == "SIGTERM"
     state = torch.load(folder / LAST, weights_only=True)
-    assert state["epoch"] == 1 and state["step"] == STEPS + state["sampler"]["step"] < 2 * STEPS
+    assert STEPS < state["step"] == state["epoch"] * STEPS + state["sampler"]["step"] < EPOCHS * STEPS
     with pytest.raises(UserError, match="holds a training state already"):
         train(cocodir, folder)
     with pytest.raises(UserError, match=r"the configuration changed \(lr was 0.001 and is 0.002\)"):
