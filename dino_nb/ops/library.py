@@ -10,7 +10,7 @@ import warnings
 import torch
 from torch.autograd import forward_ad
 
-from dino_nb.ops import reference
+from dino_nb.ops import native, reference
 
 _TENSORS = {
     "ms_deform_attn": "Tensor sampling_locations, Tensor attention_weights",
@@ -110,6 +110,9 @@ def _autograd(name, *args):
         if not torch.is_deterministic_algorithms_warn_only_enabled():
             raise RuntimeError(f"{text}: pass warn_only=True, or set DINO_NB_OPS=torch")
         warnings.warn(text, stacklevel=2)
+    key = torch._C._dispatch_key_for_device(args[0].device.type)
+    if name.endswith("_backward") and not torch._C._dispatch_has_kernel_for_dispatch_key(f"dino_nb::{name}", key):
+        return _fallback(name, *args)  # while autograd, which it uses, is still at work
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(f"{name} has no torch.func gradient: use backward(), or set DINO_NB_OPS=torch")
@@ -153,8 +156,6 @@ def _vmap(name):
 
 def _fallback(name, *args):
     """Build and load the compiled kernels if that is possible, else use the reference."""
-    from dino_nb.ops import native
-
     device = args[0].device.type
     if native.is_native(device):
         return _op(name)(*args)
@@ -165,7 +166,7 @@ def _fallback(name, *args):
     grad_output, value, spatial_shapes, *tensors = args
     inputs = [value, *tensors[-2:]]
     leaves = [x.detach().requires_grad_() for x in inputs]
-    with torch.enable_grad(), torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutogradCPU):
+    with torch.enable_grad():
         out = function(leaves[0], _pairs(spatial_shapes), *tensors[:-2], *leaves[1:])
     return torch.autograd.grad(out, leaves, grad_output)
 
