@@ -30,9 +30,10 @@ def save_checkpoint(path, model, **extras):
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file(weights, temporary, metadata={FORMAT: json.dumps({**header, **extras})})
+            # `save_file` would make the file unreadable for others
+            temporary.write_bytes(save(weights, metadata={FORMAT: json.dumps({**header, **extras})}))
         else:
             torch.save({**header, "model": weights, **extras}, temporary)
     return path
