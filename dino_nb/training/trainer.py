@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from dino_nb import distributed
 from dino_nb.checkpoints.files import save_checkpoint
 from dino_nb.config import TrainConfig
 from dino_nb.data.dataset import move
 from dino_nb.errors import UserError
-from dino_nb.training import distributed
 from dino_nb.training.memory import Plan, is_out_of_memory, release, set_checkpointing
 from dino_nb.training.optim import Ema, clip_gradients, set_learning_rate
 from dino_nb.training.precision import Precision
@@ -104,7 +104,7 @@ def train_epoch(run):
         record = {"step": run.step, "epoch": run.epoch, "lr": rate, **{k: float(v) for k, v in losses.items()}}
         run.progress.step(record, images=run.config.batch_size)
         if distributed.any_process(run.stop.reason):
-            return run.stop.reason or "another process"
+            return next(filter(None, distributed.all_gather_objects(run.stop.reason)))
         if distributed.on_main(run.keeper.due):
             save(run)
     run.epoch += 1
@@ -118,7 +118,7 @@ def train_step(run, images, targets):
     seed_everything(run.config.seed, run.step, distributed.rank())
     set_learning_rate(run.optimizer, run.config, run.step, len(run.sampler))
     images, targets = [image.to(run.device, non_blocking=True) for image in images], move(targets, run.device)
-    num_boxes = max(distributed.reduce_mean(sum(len(t["labels"]) for t in targets)), 1.0)
+    num_boxes = count_boxes(targets)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     try:
         losses, problem = gradients_within_memory(run, images, targets, num_boxes), None

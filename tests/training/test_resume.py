@@ -41,9 +41,16 @@ def uninterrupted(processes, cocodir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "uninterrupted"
     process = processes.Process(target=train, args=(cocodir, folder))
     process.start()
-    process.join(240)
-    assert process.exitcode == 0 and (folder / "stopped").read_text() == "finished"
+    finish(process)
+    assert (folder / "stopped").read_text() == "finished"
     return folder
+
+
+def finish(process):
+    """Wait for ``process`` to end well; one that hangs is not left behind."""
+    process.join(240)
+    process.kill()
+    assert process.exitcode == 0, f"ended with {process.exitcode} (None: it hung)"
 
 
 def lines(folder):
@@ -110,8 +117,7 @@ def test_killed_ten_times_at_random_a_run_ends_bit_for_bit_like_an_uninterrupted
     folder = next(f for f in map(tmp_path.joinpath, "abc") if kill_ten_times(processes, cocodir, f))
     process = processes.Process(target=train, args=(cocodir, folder), kwargs={"resume": "auto"})
     process.start()
-    process.join(240)
-    assert process.exitcode == 0
+    finish(process)
     assert_same_run(folder, uninterrupted)
     assert not list(folder.glob(".*")), "nothing half-written stays"
 
@@ -122,8 +128,8 @@ def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_goes_on(process
     process.start()
     wait_for_lines(process, folder, 2 + STEPS)  # an evaluation, an epoch, and a step of the second one
     os.kill(process.pid, signal.SIGTERM)
-    process.join(240)
-    assert process.exitcode == 0 and (folder / "stopped").read_text() == "SIGTERM"
+    finish(process)
+    assert (folder / "stopped").read_text() == "SIGTERM"
     state = torch.load(folder / LAST, weights_only=True)
     assert STEPS < state["step"] == state["epoch"] * STEPS + state["sampler"]["step"] < EPOCHS * STEPS
     with pytest.raises(UserError, match="holds a training state already"):
@@ -132,8 +138,7 @@ def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_goes_on(process
         train(cocodir, folder, resume="auto", lr=0.002)
     process = processes.Process(target=train, args=(cocodir, folder), kwargs={"resume": "auto"})
     process.start()
-    process.join(240)
-    assert process.exitcode == 0
+    finish(process)
     assert_same_run(folder, uninterrupted)
 
 
@@ -147,8 +152,7 @@ def test_a_damaged_last_state_costs_only_the_steps_since_the_one_before(processe
     (folder / LAST).write_bytes((folder / LAST).read_bytes()[:-1000])
     process = processes.Process(target=train, args=(cocodir, folder), kwargs={"resume": "auto"})
     process.start()
-    process.join(240)
-    assert process.exitcode == 0
+    finish(process)
     assert_same_run(folder, uninterrupted)
 
 
@@ -157,8 +161,7 @@ def test_host_memory_stays_flat_over_epochs(processes, tmp_path):
     options = {"epochs": 16, "eval_every": 1, "batch_size": 2, "check": False}
     process = processes.Process(target=train_and_weigh, args=(cocodir, tmp_path / "run"), kwargs=options)
     process.start()
-    process.join(240)
-    assert process.exitcode == 0
+    finish(process)
     rss = [float(value) for value in (tmp_path / "run" / "rss").read_text().split()]
     assert len(rss) == 17
     assert max(rss[-3:]) - max(rss[4:7]) < 8, f"MiB by epoch: {rss}"
