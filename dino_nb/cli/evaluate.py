@@ -71,7 +71,7 @@ def run(args):
     if args.slurm:
         slurm.submit(run, args, args.output_dir, resumes=False)
         return 0
-    from dino_nb.training import distributed
+    from dino_nb import distributed
 
     with distributed.session() as device:
         result = _evaluate(args, cocodir, checkpoint, args.device or device)
@@ -80,8 +80,8 @@ def run(args):
 
 
 def _evaluate(args, cocodir, checkpoint, device):
+    from dino_nb import distributed
     from dino_nb.evaluation.evaluate import as_model, evaluate
-    from dino_nb.training import distributed
 
     if not distributed.is_main():
         distributed.barrier()  # the main process fetches the checkpoint, the others find it fetched

@@ -6,11 +6,11 @@ import torch
 from torchvision.ops import box_convert
 from tqdm.auto import tqdm
 
+from dino_nb import distributed
 from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import collate
 from dino_nb.errors import UserError
 from dino_nb.models.postprocess import postprocess
-from dino_nb.training import distributed
 
 
 @torch.inference_mode()

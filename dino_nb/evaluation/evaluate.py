@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from dino_nb import distributed
 from dino_nb.data.check import check_dataset
 from dino_nb.data.classes import ClassMatch
 from dino_nb.data.dataset import CocoDataset
@@ -19,7 +20,6 @@ from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.coco import Scores, score
 from dino_nb.evaluation.collect import collect_shared, match_model
-from dino_nb.training import distributed
 
 
 @dataclass

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from dino_nb import distributed
 from dino_nb.config import ModelConfig, apply_overrides, preset
 from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import collate
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
-from dino_nb.training import distributed, memory
+from dino_nb.training import memory
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.optim import Ema, freeze, make_optimizer
 from dino_nb.training.precision import Precision, choose

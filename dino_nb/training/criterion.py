@@ -1,9 +1,9 @@
 """DINO's losses: focal, L1 and GIoU on every layer, on the query selection and on the denoising queries."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
+from dino_nb import distributed
 from dino_nb.config import ModelConfig
 from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou
 from dino_nb.training.matcher import match
@@ -46,7 +46,7 @@ class Criterion:
         """
         self._check_labels(outputs, targets)
         if num_boxes is None:
-            num_boxes = count_boxes(targets, outputs["pred_logits"].device)
+            num_boxes = count_boxes(targets)
         layers = {"": outputs}
         layers |= {f"_{i}": layer for i, layer in enumerate(outputs.get("aux_outputs", []))}
         if "interm_outputs" in outputs:
@@ -120,11 +120,6 @@ class Criterion:
             )
 
 
-def count_boxes(targets, device):
+def count_boxes(targets):
     """Objects in the batch, averaged over the processes, at least 1 (a float)."""
-    count = sum(len(t["labels"]) for t in targets)
-    if dist.is_available() and dist.is_initialized():
-        total = torch.tensor([float(count)], device=device)
-        dist.all_reduce(total)
-        count = total.item() / dist.get_world_size()
-    return max(float(count), 1.0)
+    return max(distributed.reduce_mean(sum(len(t["labels"]) for t in targets)), 1.0)

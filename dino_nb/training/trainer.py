@@ -16,6 +16,7 @@ from dino_nb.checkpoints.files import save_checkpoint
 from dino_nb.config import TrainConfig
 from dino_nb.data.dataset import move
 from dino_nb.errors import UserError
+from dino_nb.training.criterion import count_boxes
 from dino_nb.training.memory import Plan, is_out_of_memory, release, set_checkpointing
 from dino_nb.training.optim import Ema, clip_gradients, set_learning_rate
 from dino_nb.training.precision import Precision

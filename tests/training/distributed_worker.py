@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dino_nb import distributed
 from dino_nb.config import TrainConfig, preset
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
-from dino_nb.training import distributed, trainer
+from dino_nb.training import trainer
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.memory import Plan
 from dino_nb.training.optim import Ema, make_optimizer

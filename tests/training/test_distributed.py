@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dino_nb.training import distributed
+from dino_nb import distributed
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
