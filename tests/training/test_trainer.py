@@ -231,6 +231,7 @@ MEMORY_OF_EPOCHS = """
 import gc, json, sys
 import torch
 from dino_nb.training import trainer
+from dino_nb.training.memory import _status
 from tests.training.tiny_run import tiny_run
 
 torch.set_num_threads(1)
