@@ -2,9 +2,10 @@
 
 import timm
 import torch.nn.functional as F
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from dino_nb.errors import UserError, did_you_mean
 
@@ -106,6 +107,11 @@ def _create(name, drop_path, pretrained):
         near = did_you_mean(name, [*PUBLISHED, *timm.list_models()])
         raise UserError(f"there is no backbone {name!r}: not a published name, nor one of timm's.{near}") from None
     body = freeze_batch_norm_2d(body)  # batches of one or two pictures have no statistics worth learning from
+    for module in body.modules():
+        # timm starts the last norm of a residual branch at zero, for training to raise; frozen, it would stay dead
+        frozen = isinstance(module, (FrozenBatchNorm2d, FrozenBatchNormAct2d))
+        if frozen and not module.weight.is_meta and not module.weight.any():
+            module.weight.fill_(1)
     if name.startswith("swin_") and name in PUBLISHED:
         body.patch_embed.dynamic_img_pad = True
         for module in body.modules():

@@ -8,7 +8,19 @@ from dino_nb.config import PRESETS, ModelConfig
 from dino_nb.errors import UserError
 from dino_nb.models.postprocess import postprocess
 
-TINY = dataclasses.replace(PRESETS["dino-tiny"], num_classes=7, dn_labelbook_size=7)
+TINY = ModelConfig(
+    backbone="test_convnext",
+    num_classes=7,
+    dn_labelbook_size=7,
+    num_feature_levels=3,
+    hidden_dim=64,
+    nheads=4,
+    enc_layers=2,
+    dec_layers=2,
+    dim_feedforward=128,
+    num_queries=60,
+    dn_number=20,
+)
 
 
 def tiny(**changes):
@@ -118,6 +130,8 @@ def test_resnet_trains_the_last_three_stages_only():
     model = tiny(backbone="resnet50")
     trained = {k.split(".")[0] for k, p in model.backbone.body.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3", "layer4"}
+    scales = [b for k, b in model.backbone.body.named_buffers() if ".bn3.weight" in k]
+    assert len(scales) == 16 and all(scale.all() for scale in scales), "no residual branch starts frozen at zero"
 
 
 @pytest.mark.parametrize(
