@@ -43,7 +43,7 @@ demo: venv
 	$(NB) convert demo/sample demo/coco
 	$(NB) check demo/coco
 	$(NB) eval demo/coco dino-tiny --output_dir demo/before
-	$(NB) train demo/coco --pretrain_model_path dino-tiny --preset tiny --epochs 4 --output_dir demo/training
+	$(NB) train demo/coco --pretrain_model_path dino-tiny --preset tiny-finetune --output_dir demo/training
 	$(NB) eval demo/coco demo/training/checkpoint_best.pth --output_dir demo/after
 	$(NB) predict demo/training/checkpoint_best.pth demo/coco/val2017 --output_dir demo/predictions
 	@echo

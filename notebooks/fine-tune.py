@@ -44,7 +44,7 @@
 # %% cellView="form" tags=["parameters"]
 COCODIR = ""  # @param {type:"string"}
 CHECKPOINT = "dino-tiny"  # @param {type:"string"}
-PRESET = "auto"  # @param ["auto", "finetune", "t4", "tiny"]
+PRESET = "auto"  # @param ["auto", "finetune", "t4", "tiny", "tiny-finetune"]
 EPOCHS = 2  # @param {type:"integer"}
 BATCH_SIZE = 0  # @param {type:"integer"}
 LEARNING_RATE = 0.0  # @param {type:"number"}
@@ -104,7 +104,11 @@ print(f"training {CHECKPOINT} on {COCODIR}")
 
 # %%
 small_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
-recipe = ("tiny" if CHECKPOINT == "dino-tiny" else "t4" if small_gpu else "finetune") if PRESET == "auto" else PRESET
+recipe = (
+    ("tiny-finetune" if CHECKPOINT == "dino-tiny" else "t4" if small_gpu else "finetune")
+    if PRESET == "auto"
+    else PRESET
+)
 choices = {"batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "frozen": tuple(FROZEN.split())}
 
 result = dino_nb.finetune(

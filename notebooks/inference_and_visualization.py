@@ -5,12 +5,14 @@
 #     gpuType: T4
 #     provenance: []
 #   jupytext:
+#     cell_metadata_filter: tags,cellView
 #     formats: ipynb,py:percent
 #     notebook_metadata_filter: accelerator,colab,kernelspec,jupytext
-#     cell_metadata_filter: tags,cellView
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -126,6 +128,7 @@ assert (result["scores"] >= THRESHOLD).all()
 # %%
 results = detector.predict(files[:60], threshold=THRESHOLD, errors="skip")
 assert len(results) + len(results.skipped) == len(files[:60])
+assert PICTURES or any(len(r.names) for r in results), "on the sample something is found"
 viz.grid(results[:6], columns=3, titles=[f"{r.name}: {len(r.names)} found" for r in results[:6]])
 
 # %% [markdown]

@@ -4,23 +4,20 @@ detector = dino_nb.load("dino-4scale-r50-24ep")
 result = detector.predict("street.jpg", threshold=0.3)
 """
 
-import dataclasses
-import importlib
 import os
 import warnings
 from pathlib import Path
 
 import torch
 
-from dino_nb.config import preset
+from dino_nb.checkpoints import zoo
+from dino_nb.checkpoints.files import load_checkpoint
 from dino_nb.data.coco_classes import COCO_OUTPUTS
-from dino_nb.data.sample import CLASSES as SAMPLE_CLASSES
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.inference import sources
 from dino_nb.inference.results import Result, Results, class_numbers
 from dino_nb.inference.video import describe, video_writer
-from dino_nb.models.dino import build_model
 from dino_nb.models.postprocess import postprocess
 
 DINO_TINY = Path(__file__).parent.parent / "checkpoints" / "assets" / "dino_tiny.safetensors"
@@ -41,8 +38,8 @@ def load(name_or_path, device=None):
     device = pick_device(device)  # before a download of hundreds of megabytes
     name = os.fspath(name_or_path)
     if name == "dino-tiny" and not Path(name).exists():
-        return Detector(_tiny(), device)
-    return Detector(_load_file(_find(name)), device)
+        return Detector(load_checkpoint(DINO_TINY), device)
+    return Detector(load_checkpoint(_find(name)), device)
 
 
 def pick_device(device=None):
@@ -67,7 +64,6 @@ def pick_device(device=None):
 
 
 def _find(name):
-    zoo = importlib.import_module("dino_nb.checkpoints.zoo")
     path = Path(name).expanduser()
     if path.is_dir():
         raise UserError(f"{name} is a folder: give the checkpoint file in it.")
@@ -77,20 +73,6 @@ def _find(name):
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
     return zoo.fetch(name)
-
-
-def _tiny():
-    if DINO_TINY.exists():
-        return _load_file(DINO_TINY)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(dataclasses.replace(preset("dino-tiny"), num_classes=len(SAMPLE_CLASSES)))
-    model.class_names, model.input_size = list(SAMPLE_CLASSES), (160, 267)
-    return model
-
-
-def _load_file(path):
-    return importlib.import_module("dino_nb.checkpoints.files").load_checkpoint(path)
 
 
 class Detector:

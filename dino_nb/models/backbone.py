@@ -53,6 +53,9 @@ class Backbone(nn.Module):
         # of two maps with one stride the later sees more
         self._indices = [len(info) - 1 - info.reduction()[::-1].index(s) for s in strides]
         self.channels = [info.channels()[i] for i in self._indices]
+        if self._indices[-1] < len(info) - 1:  # what comes after the last map in use is neither computed nor trained
+            self.body = _create(name, drop_path, pretrained, out_indices=tuple(self._indices))
+            self._indices = list(range(len(strides)))
         self._channels_last = _is_channels_last(self.body)
         self.norms = nn.ModuleDict()
         if name.startswith(("swin_", "convnext")) and name in PUBLISHED:
@@ -87,8 +90,9 @@ class Backbone(nn.Module):
                 module.grad_checkpointing = enable
 
 
-def _create(name, drop_path, pretrained):
-    timm_name, kwargs = PUBLISHED.get(name, (name, {}))
+def _create(name, drop_path, pretrained, **kwargs):
+    timm_name, own = PUBLISHED.get(name, (name, {}))
+    kwargs = {**own, **kwargs}
     if name in PUBLISHED and not name.startswith("resnet"):
         kwargs = {**kwargs, "drop_path_rate": drop_path}
     if pretrained and pretrained is not True:

@@ -1,5 +1,7 @@
 """Fit training into the memory at hand: measure one worst-case step, then choose micro-batch and checkpointing."""
 
+import contextlib
+import ctypes
 import gc
 import resource
 import sys
@@ -104,10 +106,11 @@ def worst_case_step(model, criterion, precision, canvas, objects, device):
         centre = torch.rand(count, 4, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
         target = {"labels": torch.zeros(count, dtype=torch.int64, device=device), "boxes": centre.to(device)}
         try:
+            release(device)
             reset_peak(device)
             before = used_memory(device)
             accumulate_gradients(model, criterion, precision, [image], [target], float(count), 1)
-            return before, peak_memory(device)
+            return before, max(before, peak_memory(device))  # the kernel counts both a little late
         finally:
             model.zero_grad(set_to_none=True)
             for buffer, saved in zip(model.buffers(), buffers, strict=True):
@@ -146,6 +149,10 @@ def release(device):
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+            # what was freed stays with the process otherwise, and the next step would seem to need no memory
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_limit(device):
