@@ -104,11 +104,8 @@ print(f"training {CHECKPOINT} on {COCODIR}")
 
 # %%
 small_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
-recipe = (
-    ("tiny-finetune" if CHECKPOINT == "dino-tiny" else "t4" if small_gpu else "finetune")
-    if PRESET == "auto"
-    else PRESET
-)
+fitting = "tiny-finetune" if CHECKPOINT == "dino-tiny" else "t4" if small_gpu else "finetune"
+recipe = fitting if PRESET == "auto" else PRESET
 choices = {"batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "frozen": tuple(FROZEN.split())}
 
 result = dino_nb.finetune(
@@ -136,7 +133,7 @@ first, best = result.history[0], result.best
 print(f"before: AP {first['AP']:.3f}, AP50 {first['AP50']:.3f}")
 print(f"best:   AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} at epoch {best['epoch']}  ({result.stopped})")
 assert best["AP"] >= first["AP"]
-assert CHECKPOINT != "dino-tiny" or recipe != "tiny" or first["AP50"] > 0.5, "it starts where the checkpoint stands"
+assert CHECKPOINT != "dino-tiny" or recipe != "tiny-finetune" or first["AP50"] > 0.5, "it starts where the checkpoint stands"
 
 # %% [markdown]
 # Loss, score and learning rate over the run. A falling loss without a rising score means too few pictures; a score
