@@ -133,7 +133,9 @@ first, best = result.history[0], result.best
 print(f"before: AP {first['AP']:.3f}, AP50 {first['AP50']:.3f}")
 print(f"best:   AP {best['AP']:.3f}, AP50 {best['AP50']:.3f} at epoch {best['epoch']}  ({result.stopped})")
 assert best["AP"] >= first["AP"]
-assert CHECKPOINT != "dino-tiny" or recipe != "tiny-finetune" or first["AP50"] > 0.5, "it starts where the checkpoint stands"
+assert CHECKPOINT != "dino-tiny" or recipe != "tiny-finetune" or first["AP50"] > 0.5, (
+    "it starts where the checkpoint stands"
+)
 
 # %% [markdown]
 # Loss, score and learning rate over the run. A falling loss without a rising score means too few pictures; a score
