@@ -112,3 +112,15 @@ def test_training_step(name):
     largest = max(golden_norms.values())
     for key, norm in norms.items():
         assert norm == pytest.approx(golden_norms[recipe.canonical(key)], rel=1e-5, abs=1e-9 * largest), key
+
+
+@pytest.mark.parametrize("name", ["dino_4scale_r50_eval", "dino_5scale_r50_eval"])
+def test_float32_boxes_are_those_of_float64(name):
+    _, state, images, golden = load_case(name)
+    model = dino_nb.load_official({k: v.float() for k, v in state.items()})
+    with torch.inference_mode():
+        boxes = model([image.float() for image in images])["pred_boxes"].numpy()
+    apart = np.abs(boxes - golden["pred_boxes"]).max(-1)
+    # two tokens whose logits agree to the last bits of float32 may be selected in the other order
+    swapped = apart > 1e-3
+    assert swapped.sum() <= 4 and apart[~swapped].max() < 1e-3
