@@ -2,9 +2,6 @@
 
 import html
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from dino_nb.data.fix_boxes import repair_annotations
 from dino_nb.data.fix_categories import repair_categories
 from dino_nb.data.fix_images import repair_images
 from dino_nb.data.fix_log import Log
+from dino_nb.data.folders import new_folder, place_file
 from dino_nb.errors import UserError
 from dino_nb.files import write_text
 
@@ -70,18 +68,8 @@ def fix_dataset(cocodir, out, *, images=True, progress=True):
     splits = _readable_splits(root)
     log = Log()
     contents = _repair(splits, images, progress, log)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
+    with new_folder(out) as temporary:
         _write(root, temporary, splits, contents, log)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders private
-        if out.is_dir():
-            out.rmdir()
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     names = {split.name for split in splits} | set(SPLITS[:2])
     report = check_dataset(out, images=images, splits=[s for s in SPLITS if s in names], progress=progress)
     return Fixed(out, report, list(log))
@@ -152,17 +140,11 @@ def _write(root, out, splits, contents, log):
         (out / split.folder.name).mkdir()
         for record in document["images"]:
             name = record["file_name"].replace("\\", "/")
-            _link(split.folder / name, out / split.folder.name / name)
+            picture = out / split.folder.name / name
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            place_file(split.folder / name, picture)
     ours = {split.json.path.name for split in splits}
     for file in [*root.glob("*"), *root.glob("annotations/*")]:  # class maps, licences, keypoints: they come along
         if file.is_file() and not file.name.startswith(".") and file.name not in {*ours, LOG}:
-            _link(file, out / file.relative_to(root))
+            place_file(file, out / file.relative_to(root))
     write_text(out / LOG, "".join(f"{printable(change, 2000)}\n" for change in log))
-
-
-def _link(source, target):
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)

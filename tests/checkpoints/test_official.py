@@ -12,6 +12,7 @@ from dino_nb.checkpoints.files import load_checkpoint, save_checkpoint
 from dino_nb.checkpoints.official import read_config
 from dino_nb.config import PRESETS, ModelConfig
 from dino_nb.errors import UserError
+from dino_nb.models.backbone import PUBLISHED
 from tests.golden import recipe
 
 KEYS = Path(recipe.__file__).parent / "keys"
@@ -192,3 +193,16 @@ def test_models_trained_here_go_back_to_the_published_names():
     image = torch.rand(3, 64, 96)
     with torch.inference_mode():
         assert torch.equal(model.eval()([image])["pred_boxes"], again([image])["pred_boxes"])
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+@pytest.mark.parametrize("backbone", list(PUBLISHED))
+def test_every_published_backbone_is_recognised_by_names_and_shapes(backbone, levels):
+    stages = tuple(range(5 - levels, 4))
+    config = dataclasses.replace(SMALL, backbone=backbone, num_feature_levels=levels, return_interm_indices=stages)
+    with torch.device("meta"):
+        model = dino_nb.build_model(config)
+        state = dino_nb.export_official(model)
+    found = read_config(state)
+    assert (found.backbone, found.num_feature_levels, found.return_interm_indices) == (backbone, levels, stages)
+    assert "backbone.0.norm3.weight" in state or backbone.startswith("resnet")
