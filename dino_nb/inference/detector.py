@@ -72,6 +72,8 @@ def _find(name):
     if path.suffix in (".pth", ".pt", ".safetensors") and "://" not in name and zoo.find(name) is None:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
+    if zoo.find(name) is None and did_you_mean(name, ["dino-tiny"]):  # a name that the zoo does not know
+        raise UserError(f"there is no checkpoint {name!r}.{did_you_mean(name, ['dino-tiny', *zoo.names()])}")
     return zoo.fetch(name)
 
 

@@ -202,3 +202,8 @@ def test_amp_on_a_cpu_changes_nothing(detector):
 
 def test_the_description_names_the_classes(detector):
     assert repr(detector) == "Detector(fake, 2 classes: cat, dog; on cpu)"
+
+
+def test_a_near_miss_of_dino_tiny_is_told():
+    with pytest.raises(UserError, match=r"no checkpoint 'dino-tinny'\. Did you mean 'dino-tiny'"):
+        load("dino-tinny")
