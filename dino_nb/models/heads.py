@@ -41,3 +41,8 @@ def inverse_sigmoid(x, eps=1e-3):
     """log(x / (1 - x)) with both clamped to at least ``eps``, so that no box is infinitely far."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def at_least_float32(x):
+    """``x`` itself in float32 or float64, else in float32: scores, costs and losses are never computed in 16 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

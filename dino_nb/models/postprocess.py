@@ -3,6 +3,7 @@
 import torch
 
 from dino_nb.models.boxes import cxcywh_to_xyxy
+from dino_nb.models.heads import at_least_float32
 
 
 def postprocess(outputs, target_sizes, num_select=300):
@@ -18,8 +19,7 @@ def postprocess(outputs, target_sizes, num_select=300):
     """
     logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
     batch, queries, classes = logits.shape
-    probabilities = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    scores, index = probabilities.sigmoid().flatten(1).topk(min(num_select, queries * classes), 1)
+    scores, index = at_least_float32(logits).sigmoid().flatten(1).topk(min(num_select, queries * classes), 1)
     query, labels = index // classes, index % classes
     xyxy = cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4)))
     sizes = torch.as_tensor(target_sizes, dtype=boxes.dtype, device=boxes.device).reshape(batch, 2)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from dino_nb import distributed
 from dino_nb.config import ModelConfig
 from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou
+from dino_nb.models.heads import at_least_float32
 from dino_nb.training.matcher import match
 
 
@@ -77,9 +78,7 @@ class Criterion:
         return losses
 
     def _layer_losses(self, layer, targets, matched, num_boxes, suffix):
-        logits, boxes = layer["pred_logits"], layer["pred_boxes"]
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
+        logits, boxes = at_least_float32(layer["pred_logits"]), layer["pred_boxes"]
         device = logits.device
         picture = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matched)]).to(device)
         query = torch.cat([q for q, _ in matched]).to(device)

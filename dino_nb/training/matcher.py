@@ -4,6 +4,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou
+from dino_nb.models.heads import at_least_float32
 
 
 @torch.no_grad()
@@ -44,7 +45,7 @@ def _cost(layer, labels, boxes, config):
     """``(B, Q, N)``: every query against every (padded) object of its picture."""
     alpha, gamma = config.focal_alpha, config.focal_gamma
     # The matching is made in at least float32 whatever the network computes in.
-    logits, predicted = (_at_least_float32(layer[k].detach()) for k in ("pred_logits", "pred_boxes"))
+    logits, predicted = (at_least_float32(layer[k].detach()) for k in ("pred_logits", "pred_boxes"))
     p = logits.sigmoid().gather(2, labels[:, None].expand(-1, logits.shape[1], -1))
     positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
     negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
@@ -52,7 +53,3 @@ def _cost(layer, labels, boxes, config):
     l1 = torch.cdist(predicted, boxes, p=1)
     giou = generalized_iou(cxcywh_to_xyxy(predicted)[:, :, None], cxcywh_to_xyxy(boxes)[:, None])
     return config.set_cost_class * (positive - negative) + config.set_cost_bbox * l1 - config.set_cost_giou * giou
-
-
-def _at_least_float32(x):
-    return x if x.dtype == torch.float64 else x.float()

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from dino_nb.errors import UserError
+from dino_nb.models.heads import at_least_float32
 
 CPUINFO = Path("/proc/cpuinfo")
 _DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -80,6 +81,4 @@ def to_float32(outputs):
         return {key: to_float32(value) for key, value in outputs.items()}
     if isinstance(outputs, (list, tuple)):
         return type(outputs)(to_float32(value) for value in outputs)
-    if torch.is_tensor(outputs) and outputs.dtype in (torch.float16, torch.bfloat16):
-        return outputs.float()
-    return outputs
+    return at_least_float32(outputs) if torch.is_tensor(outputs) else outputs

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from dino_nb.data.transforms import resized_size
 from dino_nb.errors import UserError
+from dino_nb.models.boxes import cxcywh_to_xyxy
 from dino_nb.viz.draw import PALETTE, draw_boxes, font
 
 _LONG_SIDE = 900  # pixels of the shown picture
@@ -121,8 +122,7 @@ def sampling(module, query, references, shapes):
 
 def _query_of(outputs, box):
     """The query whose box is nearest to ``box`` (x0, y0, x1, y1 in [0, 1])."""
-    cxcy, wh = outputs["pred_boxes"][0].cpu().split(2, -1)
-    boxes = torch.cat([cxcy - wh / 2, cxcy + wh / 2], -1)
+    boxes = cxcywh_to_xyxy(outputs["pred_boxes"][0].cpu())
     return (boxes - box).abs().sum(-1).argmin().item()
 
 
