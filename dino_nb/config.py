@@ -19,6 +19,9 @@ class ModelConfig:
             stride-2 convolutions on the last backbone map.
         return_interm_indices: backbone stages in use, 0..3 for strides 4, 8, 16, 32.
         num_queries, num_select: decoder queries, and detections kept a picture.
+        proposal_nms: 0, or the overlap above which a query that starts where a better one does gives way to the next
+            best distinct one (arXiv 2303.12776). Not in the published models; a network that starts from scratch on
+            few pictures learns much faster so, since keeping to one detection an object takes it longest to learn.
         pe_temperature: of the sine position embedding, both axes.
         dn_number: denoising queries a kind: ``2 * dn_number // (2 * largest object count)`` groups, at least 1.
         dn_max_objects: objects of one picture that take part in denoising; above it a random subset does, so that
@@ -43,6 +46,7 @@ class ModelConfig:
     num_select: int = 300
     dropout: float = 0.0
     drop_path: float = 0.2
+    proposal_nms: float = 0.0
     pe_temperature: float = 20.0
     dn_number: int = 100
     dn_max_objects: int = 300
@@ -99,6 +103,7 @@ PRESETS = {
         num_queries=20,
         num_select=60,
         drop_path=0.0,
+        proposal_nms=0.5,
         dn_number=30,
         cls_loss_coef=2.0,
     ),
@@ -141,6 +146,8 @@ def _convert(key, value, current):
             value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value.lower(), value))
     if isinstance(current, tuple):
         kinds = {type(item) for item in current} or {int, float, str}
+        if str in kinds and isinstance(value, str) and value:  # names without quotes: frozen=backbone,encoder
+            value = tuple(word.strip() for word in value.split(","))
         ok = isinstance(value, (list, tuple)) and all(type(item) in kinds for item in value)
         value = tuple(value) if ok else value
     elif isinstance(current, bool):

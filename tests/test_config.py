@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dino_nb.config import PRESETS, ModelConfig, apply_overrides, preset
+from dino_nb.config import PRESETS, ModelConfig, TrainConfig, apply_overrides, preset
 from dino_nb.errors import UserError, did_you_mean
 
 
@@ -57,6 +57,8 @@ def test_options_as_they_are_typed():
     assert config.dropout == 0.0 and isinstance(config.dropout, float)
     assert config.return_interm_indices == (0, 1, 2, 3)
     assert config.focal_alpha == 0.5
+    assert apply_overrides(TrainConfig(), ["frozen=backbone, encoder"]).frozen == ("backbone", "encoder")
+    assert apply_overrides(TrainConfig(), ["frozen=backbone"]).frozen == ("backbone",)
 
 
 @pytest.mark.parametrize(

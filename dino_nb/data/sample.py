@@ -17,15 +17,15 @@ CLASSES = ("red circle", "blue square", "green triangle", "yellow diamond", "pur
 FORMATS = ("coco", "voc", "yolo")
 _COLOURS = ((205, 45, 40), (45, 75, 210), (40, 150, 60), (225, 195, 45), (150, 60, 175))
 _MARK = ".dino_nb_sample"  # tells a sample, which may be replaced, from a folder of the user's
-_LEAST_VISIBLE = 0.4  # share of a shape that later ones may not cover
+_LEAST_VISIBLE = 0.7  # share of a shape that later ones may not cover
 
 
 def make_sample(folder, n_train=64, n_val=16, seed=0, format="coco"):
     """Write the sample below ``folder`` and return it as a ``Path``.
 
-    Pictures are 160 x 128 to 240 x 200 pixels with 2 to 6 shapes each, from 12 pixels to over half the picture, some
-    overlapping; ``CLASSES`` names the five kinds, each present in every split of five pictures or more. Boxes are
-    whole pixels, tight around the whole shape. ``format`` is ``coco`` (a finished COCODIR), ``voc`` or ``yolo``.
+    Pictures are 160 x 128 to 240 x 200 pixels with 1 to 4 shapes each, from 18 pixels to over half the picture, some
+    overlapping a little; ``CLASSES`` names the five kinds, each present in every split of five pictures or more. Boxes
+    are whole pixels, tight around the whole shape. ``format`` is ``coco`` (a finished COCODIR), ``voc`` or ``yolo``.
     A sample already there is replaced; any other folder that is not empty is a ``UserError``.
     """
     folder = Path(folder)
@@ -57,7 +57,7 @@ def _picture(rng, first_class):
     """``(H, W, 3)`` uint8 pixels and ``(class, x1, y1, x2, y2)`` boxes in whole pixels."""
     width, height = int(rng.integers(160, 241)), int(rng.integers(128, 201))
     canvas = _background(rng, width, height)
-    wanted = [first_class, *rng.integers(0, len(CLASSES), int(rng.integers(1, 6)))]
+    wanted = [first_class, *rng.integers(0, len(CLASSES), int(rng.integers(0, 4)))]
     owner = np.full((height, width), -1)  # which shape is seen at a pixel
     areas, boxes = [], []
     for label in map(int, wanted):
@@ -91,7 +91,7 @@ def _background(rng, width, height):
 
 def _shape(rng, label, width, height):
     """``(H, W)`` bool mask of one shape of class ``label`` at a random place and size, whole inside the picture."""
-    side = np.exp(rng.uniform(np.log(14), np.log(0.6 * min(width, height))))
+    side = np.exp(rng.uniform(np.log(20), np.log(0.6 * min(width, height))))
     aspect = rng.uniform(0.85, 1.18)
     w, h = side * aspect, side / aspect
     x1, y1 = rng.uniform(0, width - w), rng.uniform(0, height - h)

@@ -3,7 +3,10 @@
 import torch
 from torch import nn
 
+from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou
 from dino_nb.models.heads import box_head, class_head
+
+_CANDIDATES = 4  # tokens looked at for one distinct query
 
 
 class QuerySelection(nn.Module):
@@ -11,6 +14,7 @@ class QuerySelection(nn.Module):
         super().__init__()
         c = config.hidden_dim
         self.num_queries = config.num_queries
+        self.proposal_nms = config.proposal_nms
         self.proj = nn.Linear(c, c)
         self.norm = nn.LayerNorm(c)
         self.class_embed = class_head(c, config.num_classes)
@@ -30,16 +34,38 @@ class QuerySelection(nn.Module):
         tokens = self.norm(self.proj(memory.masked_fill(hidden[..., None], 0)))
         logits = self.class_embed(tokens)
         # The box head runs on the selected tokens alone: on all of them it costs as much as a decoder layer.
-        best = logits.max(-1).values.topk(min(self.num_queries, tokens.shape[1]), 1).indices[..., None]
-        gather = lambda x: x.gather(1, best.expand(-1, -1, x.shape[-1]))  # noqa: E731
-        start = gather(proposals)
-        references = self.bbox_embed(gather(tokens)) + start
+        queries = min(self.num_queries, tokens.shape[1])
+        looked_at = min(_CANDIDATES * queries, tokens.shape[1]) if self.proposal_nms else queries
+        best = logits.max(-1).values.topk(looked_at, 1).indices
+        start = _pick(proposals, best)
+        references = self.bbox_embed(_pick(tokens, best)) + start
+        if self.proposal_nms:
+            distinct = distinct_first(references.sigmoid(), self.proposal_nms)[:, :queries]
+            best, start, references = best.gather(1, distinct), _pick(start, distinct), _pick(references, distinct)
         outputs = {
-            "pred_logits": gather(logits),
+            "pred_logits": _pick(logits, best),
             "pred_boxes": references.sigmoid(),
             "proposal_boxes": start.sigmoid(),
         }
         return references.detach(), outputs
+
+
+def _pick(tokens, indices):
+    """``(B, S, C)`` and ``(B, Q)`` -> ``(B, Q, C)``."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+@torch.no_grad()
+def distinct_first(boxes, overlap):
+    """``(B, N)`` indices: first the boxes that overlap no better one by more than ``overlap``, then the others.
+
+    Within both the order stays. ``boxes``: ``(B, N, 4)`` cxcywh, best first; the overlap is the generalized IoU. A box
+    is judged by all better ones, dropped or not, which keeps this to operations of fixed shape: nothing waits for the
+    device, and graphs can be captured.
+    """
+    corners = cxcywh_to_xyxy(boxes)
+    similar = generalized_iou(corners[:, :, None], corners[:, None]) > overlap
+    return similar.triu(1).any(1).int().argsort(dim=1, stable=True)
 
 
 def grid_proposals(shapes, masks):

@@ -26,8 +26,18 @@ from dino_nb.training.stopping import StopNow, StopRequest
 from dino_nb.training.trainer import BEST, LAST, fit, restore
 from dino_nb.training.validation import Validation
 
-# Settings that may change between the parts of one run: they move no weight, or only in the last bits.
-_FREE = ("num_workers", "save_minutes", "micro_batch", "checkpointing", "max_nonfinite", "patience", "eval_every")
+# Settings that may change between the parts of one run: they move no weight, or only in the last bits; and epochs,
+# since a run that has ended is often wanted longer.
+_FREE = (
+    "num_workers",
+    "save_minutes",
+    "micro_batch",
+    "checkpointing",
+    "max_nonfinite",
+    "patience",
+    "eval_every",
+    "epochs",
+)
 
 
 @dataclass
@@ -142,7 +152,7 @@ def finetune(
         try:
             if state:
                 restore(run, state)
-                distributed.say(f"going on at epoch {run.epoch}, step {run.step}")
+                distributed.say(f"going on at epoch {run.epoch}, step {run.step}{_other_length(state, config)}")
             state = None  # it is as large as the run itself
             truth = run.evaluate.check_ground_truth()
             distributed.say(f"the validation set's annotations, taken as predictions, score AP {truth:.3f}")
@@ -160,6 +170,13 @@ def _config(preset, options, checkpoint):
     if not isinstance(preset, TrainConfig):
         preset = train_preset(preset or ("4scale-r50-12ep" if checkpoint is None else "finetune"))
     return apply_overrides(preset, options)
+
+
+def _other_length(state, config):
+    before = state["config"]["epochs"]
+    if before == config.epochs:
+        return ""
+    return f"; {config.epochs} epochs instead of {before}, with the learning rate of a {config.epochs}-epoch run"
 
 
 def _name(checkpoint):

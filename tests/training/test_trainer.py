@@ -112,6 +112,16 @@ def test_a_time_budget_ends_cleanly_and_goes_on(small_sample, tmp_path, uninterr
     assert_same(final_state(tmp_path), final_state(uninterrupted.output_dir))
 
 
+def test_a_finished_run_goes_on_for_more_epochs(small_sample, tmp_path, uninterrupted, capsys):
+    assert tiny_run(small_sample, tmp_path, epochs=2).stopped == "finished"
+    capsys.readouterr()
+    tiny_run(small_sample, tmp_path, resume="auto")
+    assert "going on at epoch 2, step 6; 3 epochs instead of 2, with the learning rate of a 3-epoch run" in (
+        capsys.readouterr().out
+    )
+    assert_same(final_state(tmp_path), final_state(uninterrupted.output_dir))
+
+
 def test_worker_processes_change_nothing(small_sample, tmp_path, uninterrupted):
     tiny_run(small_sample, tmp_path, num_workers=2)
     assert_same(
