@@ -151,17 +151,22 @@ inline double exp_negative(double x) { return std::exp(x); }
 
 constexpr int kBlock = 16;  // samples of a block: one AVX-512 vector of floats
 
-// Everything about up to kBlock samples. Fixed arrays inside one struct let compilers vectorise every loop over them.
+// Where the samples of a block lie. Fixed arrays inside one struct let compilers vectorise every loop over them.
+template <class A>
+struct alignas(64) Place {
+  A scale_x[kBlock], base_x[kBlock], scale_y[kBlock], base_y[kBlock];  // pixel = scale * coordinate + base
+  int32_t width[kBlock], height[kBlock], start[kBlock];                // of each sample's level
+};
+
+// The samples of one head and what becomes of them.
 template <class A>
 struct alignas(64) Block {
-  A x[kBlock], y[kBlock], weight[kBlock];                                          // coordinates, attention weight
-  A scale_x[kBlock], base_x[kBlock], scale_y[kBlock], base_y[kBlock];              // pixel = scale * coordinate + base
-  A w00[kBlock], w01[kBlock], w10[kBlock], w11[kBlock];                            // attention times corner weight
-  A dots[4 * kBlock], grad_x[kBlock], grad_y[kBlock], grad_weight[kBlock];         // backward only
-  int32_t width[kBlock], height[kBlock], start[kBlock];                            // of each sample's level
-  int32_t c00[kBlock], c01[kBlock], c10[kBlock], c11[kBlock], inside[kBlock];      // four cells; is any inside?
-  int32_t outside;                                                                 // is any sample outside?
-  int count;                                                                       // samples in use
+  A x[kBlock], y[kBlock], weight[kBlock];                                      // coordinates, attention weight
+  A w00[kBlock], w01[kBlock], w10[kBlock], w11[kBlock];                        // attention times corner weight
+  A dots[4 * kBlock], grad_x[kBlock], grad_y[kBlock], grad_weight[kBlock];     // backward only
+  int32_t c00[kBlock], c01[kBlock], c10[kBlock], c11[kBlock], inside[kBlock];  // four cells; is any inside?
+  int32_t outside;                                                             // is any sample outside?
+  int count;                                                                   // samples in use
 
   void read(Row coordinates, Row weights, int64_t first) {
     with_type<A>(coordinates.type, [&](auto* t) {
@@ -200,11 +205,11 @@ struct alignas(64) Block {
   }
 
   // Cells and corner weights.
-  void locate() {
+  void locate(const Place<A>& p) {
     for (int i = 0; i < kBlock; ++i) {
-      const Axis<A> ax = axis(x[i] * scale_x[i] + base_x[i], width[i]);
-      const Axis<A> ay = axis(y[i] * scale_y[i] + base_y[i], height[i]);
-      const int32_t low = start[i] + ay.low * width[i], high = start[i] + ay.high * width[i];
+      const Axis<A> ax = axis(x[i] * p.scale_x[i] + p.base_x[i], p.width[i]);
+      const Axis<A> ay = axis(y[i] * p.scale_y[i] + p.base_y[i], p.height[i]);
+      const int32_t low = p.start[i] + ay.low * p.width[i], high = p.start[i] + ay.high * p.width[i];
       c00[i] = low + ax.low, c01[i] = low + ax.high, c10[i] = high + ax.low, c11[i] = high + ax.high;
       const A a_low = weight[i] * ay.w_low, a_high = weight[i] * ay.w_high;
       w00[i] = a_low * ax.w_low, w01[i] = a_low * ax.w_high, w10[i] = a_high * ax.w_low, w11[i] = a_high * ax.w_high;
@@ -216,14 +221,14 @@ struct alignas(64) Block {
   }
 
   // From the dot products to the gradients of coordinates and attention weights.
-  void differentiate() {
+  void differentiate(const Place<A>& p) {
     for (int i = 0; i < kBlock; ++i) {
-      const Axis<A> ax = axis(x[i] * scale_x[i] + base_x[i], width[i]);
-      const Axis<A> ay = axis(y[i] * scale_y[i] + base_y[i], height[i]);
+      const Axis<A> ax = axis(x[i] * p.scale_x[i] + p.base_x[i], p.width[i]);
+      const Axis<A> ay = axis(y[i] * p.scale_y[i] + p.base_y[i], p.height[i]);
       const SampleGrad<A> g = sample_grad(ax, ay, dots[4 * i], dots[4 * i + 1], dots[4 * i + 2], dots[4 * i + 3]);
       grad_weight[i] = g.weight;
-      grad_x[i] = g.x * weight[i] * scale_x[i];
-      grad_y[i] = g.y * weight[i] * scale_y[i];
+      grad_x[i] = g.x * weight[i] * p.scale_x[i];
+      grad_y[i] = g.y * weight[i] * p.scale_y[i];
     }
   }
 };
@@ -237,6 +242,36 @@ inline A reduce(const A* v, F&& f) {
   return f(f(b[0], b[2]), f(b[1], b[3]));
 }
 
+// Scratch of one thread: where the samples of one query lie, the same for all its heads.
+template <class A>
+struct Places {
+  std::vector<Place<A>> blocks;
+
+  explicit Places(const Problem& p) : blocks((p.samples() + kBlock - 1) / kBlock) {
+    const int64_t count = p.samples();
+    for (int64_t k = 0; k < static_cast<int64_t>(blocks.size()) * kBlock; ++k) {
+      Place<A>& b = blocks[k / kBlock];
+      const int i = k % kBlock;
+      const Level level = k < count ? p.levels[k / p.points] : Level{1, 1, 0};
+      b.width[i] = level.width, b.height[i] = level.height, b.start[i] = level.start;
+      b.scale_x[i] = A(level.width), b.scale_y[i] = A(level.height), b.base_x[i] = b.base_y[i] = A(-0.5);
+    }
+  }
+
+  void move(const Problem& p, const A* reference) {
+    int64_t k = 0;
+    for (const Level& level : p.levels) {
+      const Affine<A> a = affine(p.kind, reference, level.height, level.width, static_cast<int32_t>(p.points));
+      for (int64_t i = 0; i < p.points; ++i, ++k) {
+        Place<A>& b = blocks[k / kBlock];
+        b.scale_x[k % kBlock] = a.scale_x, b.base_x[k % kBlock] = a.base_x;
+        b.scale_y[k % kBlock] = a.scale_y, b.base_y[k % kBlock] = a.base_y;
+      }
+      reference += p.kind;
+    }
+  }
+};
+
 // Scratch of one thread: the samples of one query and head.
 template <class A>
 struct Samples {
@@ -244,29 +279,10 @@ struct Samples {
   std::vector<Block<A>> blocks;
 
   explicit Samples(const Problem& p) : count(static_cast<int>(p.samples())), blocks((count + kBlock - 1) / kBlock) {
-    for (int k = 0; k < static_cast<int>(blocks.size()) * kBlock; ++k) {
-      Block<A>& b = blocks[k / kBlock];
-      const int i = k % kBlock;
-      const Level level = k < count ? p.levels[k / p.points] : Level{1, 1, 0};
-      b.count = std::min(kBlock, count - k / kBlock * kBlock);
-      b.width[i] = level.width, b.height[i] = level.height, b.start[i] = level.start;
-      b.scale_x[i] = A(level.width), b.scale_y[i] = A(level.height), b.base_x[i] = b.base_y[i] = A(-0.5);
-      b.x[i] = b.y[i] = A(0.5);  // padding stays inside its own 1 x 1 level, with weight 0
-      b.weight[i] = 0;
-    }
-  }
-
-  // The affine maps of one query, the same for all its heads.
-  void place(const Problem& p, const A* reference) {
-    int k = 0;
-    for (const Level& level : p.levels) {
-      const Affine<A> a = affine(p.kind, reference, level.height, level.width, static_cast<int32_t>(p.points));
-      for (int64_t i = 0; i < p.points; ++i, ++k) {
-        Block<A>& b = blocks[k / kBlock];
-        b.scale_x[k % kBlock] = a.scale_x, b.base_x[k % kBlock] = a.base_x;
-        b.scale_y[k % kBlock] = a.scale_y, b.base_y[k % kBlock] = a.base_y;
-      }
-      reference += p.kind;
+    for (size_t k = 0; k < blocks.size(); ++k) {
+      Block<A>& b = blocks[k];
+      b.count = std::min<int>(kBlock, count - static_cast<int>(k) * kBlock);
+      for (int i = 0; i < kBlock; ++i) b.x[i] = b.y[i] = A(0.5), b.weight[i] = 0;  // padding: inside a level of 1 x 1
     }
   }
 
@@ -289,17 +305,18 @@ struct Samples {
   }
 
   // `first`: index of the first sample in the weight tensor.
-  void prepare(const Problem& p, Row coordinates, Row weights, int64_t first) {
+  void prepare(const Problem& p, const Places<A>& places, Row coordinates, Row weights, int64_t first) {
     for (Block<A>& b : blocks) b.read(coordinates, weights, first), first += kBlock;
     if (p.kind) softmax();
-    for (Block<A>& b : blocks) b.locate();
+    for (size_t k = 0; k < blocks.size(); ++k) blocks[k].locate(places.blocks[k]);
   }
 
   // Ends the backward: through the softmax, and out.
-  void finish(const Problem& p, Row grad_coordinates, Row grad_weights, int64_t first) {
+  void finish(const Problem& p, const Places<A>& places, Row grad_coordinates, Row grad_weights, int64_t first) {
     A mean = 0;
-    for (Block<A>& b : blocks) {
-      b.differentiate();
+    for (size_t k = 0; k < blocks.size(); ++k) {
+      Block<A>& b = blocks[k];
+      b.differentiate(places.blocks[k]);
       A product[kBlock];
       for (int i = 0; i < kBlock; ++i) product[i] = b.weight[i] * b.grad_weight[i];
       mean += reduce(product, [](A u, A v) { return u + v; });
@@ -410,21 +427,26 @@ void forward(const Problem& p, const Inputs& in, T* out) {
   const int64_t stride = p.heads * p.channels, reference_size = p.kind * static_cast<int64_t>(p.levels.size());
   const int64_t tasks = p.batch * static_cast<int64_t>(tiles.size());
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    Samples<A> s(p);
+    // The samples of a head are prepared before the head before it is gathered: the one is a chain of dependent
+    // arithmetic, the other all loads, and the processor does both at once.
+    Places<A> places(p);
+    Samples<A> first(p), second(p), *now = &first, *next = &second;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / static_cast<int64_t>(tiles.size());
       const Tile& tile = tiles[task % tiles.size()];
       const T* value = reinterpret_cast<const T*>(in.value) + n * p.cells * stride;
+      int64_t before = -1;  // the query and head that `now` holds
       for (int32_t i = 0; i < tile.rows * tile.columns; ++i) {
         const int64_t query = n * p.queries + tile.first + i / tile.columns * tile.pitch + i % tile.columns;
-        if (p.kind) s.place(p, reinterpret_cast<const A*>(in.reference) + query * reference_size);
-        for (int64_t m = 0; m < p.heads; ++m) {
-          s.prepare(p, in.coordinates, in.weights, (query * p.heads + m) * s.count);
-          const T* base = value + m * p.channels;
-          T* to = out + query * stride + m * p.channels;
-          gather_channels<T>(s, base, stride, p.channels, to);
+        if (p.kind) places.move(p, reinterpret_cast<const A*>(in.reference) + query * reference_size);
+        for (int64_t head = query * p.heads; head < (query + 1) * p.heads; ++head) {
+          next->prepare(p, places, in.coordinates, in.weights, head * next->count);
+          if (before >= 0) gather_channels<T>(*now, value + before % p.heads * p.channels, stride, p.channels, out + before * p.channels);
+          std::swap(now, next);
+          before = head;
         }
       }
+      gather_channels<T>(*now, value + before % p.heads * p.channels, stride, p.channels, out + before * p.channels);
     }
   });
 }
@@ -467,13 +489,14 @@ void backward_head(const Problem& p, const Inputs& in, const std::vector<Tile>& 
   const int64_t stride = p.heads * p.channels, reference_size = p.kind * static_cast<int64_t>(p.levels.size());
   const T* base = reinterpret_cast<const T*>(in.value) + n * p.cells * stride + m * p.channels;
   A* grad_base = grad_value + n * p.cells * stride + m * p.channels;
+  Places<A> places(p);
   Samples<A> s(p);
   for (const Tile& tile : tiles) {
     for (int32_t i = 0; i < tile.rows * tile.columns; ++i) {
       const int64_t query = n * p.queries + tile.first + i / tile.columns * tile.pitch + i % tile.columns;
       const int64_t first = (query * p.heads + m) * s.count;
-      if (p.kind) s.place(p, reinterpret_cast<const A*>(in.reference) + query * reference_size);
-      s.prepare(p, in.coordinates, in.weights, first);
+      if (p.kind) places.move(p, reinterpret_cast<const A*>(in.reference) + query * reference_size);
+      s.prepare(p, places, in.coordinates, in.weights, first);
       const T* grad = grad_output + query * stride + m * p.channels;
       for (Block<A>& b : s.blocks) {
         for (int k = 0; k < kBlock; k += group) {
@@ -484,7 +507,7 @@ void backward_head(const Problem& p, const Inputs& in, const std::vector<Tile>& 
           for (int c = 0; c < sums; c += lanes) store<A, A>(b.dots + 4 * k + c, sum_lanes<A, lanes>(dot + c));
         }
       }
-      s.finish(p, grad_coordinates, grad_weights, first);
+      s.finish(p, places, grad_coordinates, grad_weights, first);
     }
   }
 }

@@ -104,6 +104,7 @@ PRESETS = {
         num_select=60,
         drop_path=0.0,
         proposal_nms=0.5,
+        dn_box_noise_scale=0.4,
         dn_number=30,
         cls_loss_coef=2.0,
     ),

@@ -4,8 +4,8 @@
   dino-nb export run/best.pth -o small.pth --slim    # ours, the weights alone: no optimiser, half the precision
   dino-nb export run/best.pth -o model.safetensors   # ours, readable without running code
 
-The class names and the settings travel with ours; published files have no place for them. A network whose backbone the
-original code does not have is written as ours.
+The class names and the settings travel with ours; published files have no place for them. A network with a backbone or
+a setting that the original code does not have is written as ours.
 """
 
 from pathlib import Path
@@ -32,8 +32,10 @@ def run(args):
     from dino_nb.models.backbone import PUBLISHED
 
     model = load(args.checkpoint, "cpu").model
-    known = model.config.backbone in PUBLISHED
-    ending = "slim.pth" if args.slim else "published.pth" if known else "weights.safetensors"
+    config = model.config
+    lacking = [] if config.backbone in PUBLISHED else [f"no backbone {config.backbone!r}"]
+    lacking += [f"no proposal_nms, here {config.proposal_nms:g}"] if config.proposal_nms else []
+    ending = "slim.pth" if args.slim else "weights.safetensors" if lacking else "published.pth"
     source = Path(args.checkpoint)
     output = Path(args.output) if args.output else source.with_name(f"{source.stem}_{ending}")
     if output.suffix not in (".pth", ".pt", ".safetensors"):
@@ -41,9 +43,9 @@ def run(args):
     if output.exists() and (not args.overwrite or (source.exists() and output.samefile(source))):
         raise UserError(f"{output} exists: name another file with -o, or say --overwrite (never onto the source).")
     ours = args.slim or output.suffix == ".safetensors"
-    if not (ours or known):
+    if lacking and not ours:
         raise UserError(
-            f"the original code has no backbone {model.config.backbone!r} and could not load {output.name}: write our "
+            f"the original code has {' and '.join(lacking)}, and could not compute what {source.name} does: write our "
             f"format, as --slim or as {output.with_suffix('.safetensors').name}."
         )
     if args.slim:

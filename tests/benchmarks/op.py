@@ -79,11 +79,11 @@ def transformers_fallback(device):
 def deformops(device):
     if device != "cuda":
         raise ImportError("deformops is for CUDA")
-    import deformops.ops as peer
+    from deformops.registry import msda
 
     def call(value, shapes, locations, weights):
         sizes = torch.tensor(shapes, device=device)
-        return peer.ms_deform_attn(value, sizes, _starts(sizes), locations, weights)
+        return msda(value, sizes, _starts(sizes), locations, weights)
 
     return call, f"deformops {_package('deformops')}"
 

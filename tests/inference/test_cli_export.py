@@ -44,8 +44,17 @@ def test_a_backbone_that_the_original_lacks_is_written_as_ours(tmp_path, origina
     assert main(["export", str(tmp_path / "run.safetensors")]) == 0
     same_weights(original.model, dino_nb.load(tmp_path / "run_weights.safetensors", "cpu").model, rtol=0, atol=0)
     assert main(["export", "dino-tiny", "-o", str(tmp_path / "run.pth")]) == 1
-    assert "has no backbone" in capsys.readouterr().err
+    assert "no backbone" in capsys.readouterr().err
     assert not (tmp_path / "run.pth").exists()
+
+
+def test_a_setting_that_the_original_lacks_is_written_as_ours(tmp_path, capsys):
+    config = ModelConfig(num_classes=2, enc_layers=1, dec_layers=1, num_queries=10, proposal_nms=0.7)
+    save_checkpoint(tmp_path / "run.pth", dino_nb.build_model(config))
+    assert main(["export", str(tmp_path / "run.pth")]) == 0
+    assert dino_nb.load(tmp_path / "run_weights.safetensors", "cpu").model.config == config
+    assert main(["export", str(tmp_path / "run.pth"), "-o", str(tmp_path / "other.pth")]) == 1
+    assert "the original code has no proposal_nms, here 0.7, and could not compute" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, capsys):

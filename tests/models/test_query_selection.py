@@ -31,7 +31,7 @@ def test_selected_queries_start_apart(queries):
     config = {"hidden_dim": 64, "num_queries": queries, "num_classes": 3}
     plain = QuerySelection(ModelConfig(**config))
     with torch.no_grad():
-        plain.bbox_embed.layers[-1].bias[2:] += 1  # larger than a cell: neighbours overlap
+        plain.bbox_embed.layers[-1].bias[2:] += 2  # larger than a cell: neighbours overlap
     distinct = QuerySelection(ModelConfig(**config, proposal_nms=0.1))
     distinct.load_state_dict(plain.state_dict())
     references, outputs = distinct(memory, shapes, masks)
