@@ -84,13 +84,26 @@ class ModelConfig:
 _SWIN_L = {"backbone": "swin_L_384_22k"}
 _FIVE_SCALES = {"num_feature_levels": 5, "return_interm_indices": (0, 1, 2, 3)}
 
-# The published configuration files by name, and the small model of the demo and the tests.
+# The published configuration files by name, and two that learn few pictures from random weights: one that a CPU trains
+# in an hour or so, and that of the demo and the tests.
 PRESETS = {
     "DINO_4scale": ModelConfig(),
     "DINO_5scale": ModelConfig(**_FIVE_SCALES),
     "DINO_4scale_swin": ModelConfig(**_SWIN_L),
     "DINO_5scale_swin": ModelConfig(**_SWIN_L, **_FIVE_SCALES),
     "DINO_4scale_convnext": ModelConfig(backbone="convnext_xlarge_22k"),
+    "dino-small": ModelConfig(
+        backbone="tf_efficientnet_lite0",
+        hidden_dim=128,
+        enc_layers=2,
+        dec_layers=4,
+        dim_feedforward=512,
+        num_queries=100,
+        num_select=100,
+        drop_path=0.0,
+        proposal_nms=0.7,
+        cls_loss_coef=2.0,
+    ),
     "dino-tiny": ModelConfig(
         backbone="test_convnext",
         num_feature_levels=2,
@@ -104,8 +117,8 @@ PRESETS = {
         num_select=60,
         drop_path=0.0,
         proposal_nms=0.5,
-        dn_box_noise_scale=0.4,
         dn_number=30,
+        dn_box_noise_scale=0.4,
         cls_loss_coef=2.0,
     ),
 }
@@ -260,6 +273,22 @@ _FINETUNE = {"epochs": 30, "schedule": "cosine", "warmup_steps": 100, "ema": Tru
 TRAIN_PRESETS["finetune"] = TrainConfig(**_FINETUNE)
 # The same within the 15 GB, 12 hours and 2 processors of a free Colab T4.
 TRAIN_PRESETS["t4"] = TrainConfig(**_FINETUNE, amp="fp16", aspect_groups=True, size=736, max_size=1226)
+# dino-small from an ImageNet backbone on a few hundred pictures; the first stages stay as they are, as published.
+TRAIN_PRESETS["small"] = TrainConfig(
+    model="dino-small",
+    epochs=80,
+    batch_size=4,
+    lr=4e-4,
+    lr_backbone=1e-4,
+    schedule="cosine",
+    warmup_steps=100,
+    ema=True,
+    ema_decay=0.99,
+    frozen=("conv_stem", "blocks.0", "blocks.1"),
+    size=320,
+    max_size=534,
+    eval_every=4,
+)
 # dino-tiny on pictures of some hundred pixels, on a CPU in minutes.
 TRAIN_PRESETS["tiny"] = TrainConfig(
     model="dino-tiny",

@@ -3,8 +3,9 @@
 #
 #   bash tests/gpu/run.sh [FOLDER_OF_PEER_WHEELS]
 #
-# Needs torch 2.11 or so, nvcc of the same CUDA major, pytest, timm and transformers. Peers are installed from the
-# folder into a place of their own, and left out by name where they are absent. Results: $OUT (default: a new folder).
+# Needs torch 2.11 or so, nvcc of the same CUDA major, pytest, timm and transformers. Peers, and packages that the
+# training tests need, are installed from the folder into a place of their own where they are not there already; what is
+# found in neither is left out by name. Results: $OUT (default: a new folder).
 set -u
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-$(mktemp -d)}
@@ -12,12 +13,13 @@ export DINO_NB_HOME="$OUT/home" PYTHONPATH="$PWD:$OUT/peers${PYTHONPATH:+:$PYTHO
 PYTHON=${PYTHON:-python3}
 failed=0
 
-for peer in torch_ms_deform_attn deformops; do
-  wheel=$(ls "${1:-/nonexistent}"/${peer}*.whl 2>/dev/null | head -n 1)
-  if [ -n "$wheel" ] && "$PYTHON" -m pip install -q --no-index --no-deps --target "$OUT/peers" "$wheel"; then
-    echo "peer: $(basename "$wheel")"
+for package in torch_ms_deform_attn deformops pycocotools scipy defusedxml tqdm; do
+  "$PYTHON" -c "import $package" 2>/dev/null && continue
+  wheels=$(ls "${1:-/nonexistent}"/${package}-*.whl 2>/dev/null)
+  if [ -n "$wheels" ] && "$PYTHON" -m pip install -q --no-index --no-deps --find-links "$1" --target "$OUT/peers" $package; then
+    echo "installed: $package"
   else
-    echo "peer left out: $peer"
+    echo "left out, being neither installed nor in the folder: $package"
   fi
 done
 
@@ -36,9 +38,11 @@ step tests "$PYTHON" -m pytest -m gpu tests/gpu
 step emulation "$PYTHON" -m pytest tests/ops/test_cuda_emulated.py
 step benchmark "$PYTHON" -m tests.benchmarks.op --device cuda --repeat 20
 step model "$PYTHON" -m dino_nb bench --device cuda
+step training "$PYTHON" -m tests.benchmarks.train_step --device cuda --steps 5 --batch 2
 
 cat "$OUT/benchmark.txt"
 tail -n 4 "$OUT/model.txt"
+cat "$OUT/training.txt"
 echo
 cat "$OUT/table.txt"
 exit $failed

@@ -19,12 +19,13 @@ GOLDEN = Path(recipe.__file__).parent
 TOLERANCE = 1e-5
 
 
-def load_case(name):
+def load_case(name, device="cpu"):
     case = json.loads((GOLDEN / f"{name}.json").read_text())
     keys = re.sub(r"_(eval|train).*", "", name)
     shapes = json.loads((GOLDEN / "keys" / f"{keys}.json").read_text())
     state = {k: torch.from_numpy(v) for k, v in recipe.fill_state_dict(shapes).items()}
-    images = [torch.from_numpy(recipe.image(h, w, case["image_seed"] + i)) for i, (h, w) in enumerate(case["images"])]
+    images = [recipe.image(h, w, case["image_seed"] + i) for i, (h, w) in enumerate(case["images"])]
+    images = [torch.from_numpy(image).to(device) for image in images]
     return case, state, images, np.load(GOLDEN / f"{name}.npz")
 
 
@@ -37,8 +38,12 @@ def assert_close(ours, golden, what):
 
 @pytest.mark.parametrize("name", ["dino_4scale_r50_eval", "dino_5scale_r50_eval", "dino_4scale_swin_l_eval"])
 def test_eval(name):
-    case, state, images, golden = load_case(name)
-    model = dino_nb.load_official(state)
+    check_eval(name)
+
+
+def check_eval(name, device="cpu"):
+    case, state, images, golden = load_case(name, device)
+    model = dino_nb.load_official(state).to(device)
     assert model.config.num_feature_levels == case["num_feature_levels"]
     assert list(model.config.return_interm_indices) == case["return_interm_indices"]
     assert model.config.backbone == case["backbone"]
@@ -63,10 +68,14 @@ def test_eval(name):
 
 @pytest.mark.parametrize("name", ["dino_4scale_r50_train", "dino_4scale_r50_train_empty_image"])
 def test_training_step(name):
-    case, state, images, golden = load_case(name)
-    model = dino_nb.load_official(state).train()
+    check_training_step(name)
+
+
+def check_training_step(name, device="cpu"):
+    case, state, images, golden = load_case(name, device)
+    model = dino_nb.load_official(state).to(device).train()
     targets = [
-        {k: torch.from_numpy(v) for k, v in t.items()}
+        {k: torch.from_numpy(v).to(device) for k, v in t.items()}
         for t in recipe.targets(case["target_counts"], case["target_seed"], case["target_num_labels"])
     ]
     draws = {
@@ -75,6 +84,7 @@ def test_training_step(name):
         "box_sign": torch.from_numpy(golden["draw_box_noise_sign01"]).double() * 2 - 1,
         "box_uniform": torch.from_numpy(golden["draw_box_noise_uniform"]).double(),
     }
+    draws = {name: draw.to(device) for name, draw in draws.items()}
     queries = prepare_denoising(targets, model.config, draws)
     assert queries.groups == case["cdn"]["num_dn_group"]
     assert queries.labels.shape[1] == case["cdn"]["pad_size"]
@@ -83,7 +93,7 @@ def test_training_step(name):
     assert_close(embedded[..., :8], golden["cdn_query_embed_first8"], "denoising contents")
     shape = case["cdn_attn_mask_shape"]
     hidden = np.unpackbits(golden["cdn_attn_mask"], count=shape[0] * shape[1]).reshape(shape).astype(bool)
-    assert np.array_equal(queries.attn_mask(case["num_queries"]).numpy(), hidden)
+    assert np.array_equal(queries.attn_mask(case["num_queries"]).cpu().numpy(), hidden)
 
     outputs = model(images, targets, draws)
     assert_close(outputs["pred_boxes"], golden["pred_boxes"], "boxes")

@@ -119,6 +119,18 @@ def test_ground_truth_that_does_not_score_is_refused(small_sample, tmp_path):
         tiny_run(shrunk, tmp_path / "run")
 
 
+def test_the_small_recipe_keeps_the_first_stages_of_imagenet(small_sample, tmp_path, lite0_weights):
+    from safetensors.torch import load_file
+
+    given = load_file(lite0_weights)
+    options = {"epochs": 1, "size": 64, "max_size": 107, "num_workers": 0, "warmup_steps": 0, "model_options": None}
+    result = tiny_run(small_sample, tmp_path / "run", preset="small", backbone_weights=lite0_weights, **options)
+    body = load_checkpoint(result.last).backbone.body.state_dict()
+    assert torch.equal(body["conv_stem.weight"], given["conv_stem.weight"])
+    assert torch.equal(body["blocks.1.0.conv_dw.weight"], given["blocks.1.0.conv_dw.weight"])
+    assert not torch.equal(body["blocks.2.0.conv_dw.weight"], given["blocks.2.0.conv_dw.weight"])
+
+
 def test_backbone_weights_from_file_and_folder(small_sample, tmp_path):
     import timm
     from safetensors.torch import save_file

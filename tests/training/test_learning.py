@@ -43,17 +43,17 @@ def test_a_changed_class_list_starts_at_the_retained_score(changed, tmp_path, ca
 
 
 def test_from_its_initialisation_it_learns_the_sample(tmp_path):
-    """A few hundred steps from random weights; the weights that come with the package are the same, longer."""
-    cocodir = make_sample(tmp_path / "sample", n_train=512, n_val=24)
+    """1,536 steps from random weights; the weights that come with the package are the same, longer."""
+    cocodir = make_sample(tmp_path / "sample", n_train=512, n_val=48)
     result = finetune(
         cocodir,
         None,
         output_dir=tmp_path / "run",
         preset="tiny",
-        epochs=6,
-        eval_every=6,
+        epochs=12,
+        eval_every=12,
         backbone_weights=False,
         live=False,
     )
     assert result.history[0]["AP50"] < 0.01
-    assert result.history[-1]["AP50"] > 0.45
+    assert result.history[-1]["AP50"] >= 0.9

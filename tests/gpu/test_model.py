@@ -1,0 +1,53 @@
+"""Network and training on a GPU: the golden numbers, half precision, the memory plan, resuming."""
+
+import math
+
+import pytest
+import torch
+
+from dino_nb.data.sample import make_sample
+from dino_nb.training.state_file import read_state
+from tests.models.test_golden import check_eval, check_training_step
+from tests.training.tiny_run import tiny_run
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+DEVICE = "cuda"
+
+
+@pytest.mark.parametrize("name", ["dino_4scale_r50_eval", "dino_5scale_r50_eval"])
+def test_golden_eval(name):
+    check_eval(name, DEVICE)
+
+
+def test_golden_training_step():
+    check_training_step("dino_4scale_r50_train", DEVICE)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    for package in ("pycocotools", "scipy", "tqdm"):
+        pytest.importorskip(package)
+    return make_sample(tmp_path_factory.mktemp("gpu") / "sample", n_train=32, n_val=8)
+
+
+@pytest.mark.parametrize("amp", ["fp32", "fp16", "bf16"])
+def test_it_trains_and_goes_on(sample, tmp_path, amp, capsys):
+    if amp == "bf16" and DEVICE == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no bfloat16")
+    options = {"device": DEVICE, "amp": amp, "preset": "tiny", "backbone_weights": False, "model_options": None}
+    first = tiny_run(sample, tmp_path, epochs=2, **options)
+    second = tiny_run(sample, tmp_path, epochs=4, resume="auto", **options)
+    assert [r["epoch"] for r in second.history] == [0, 1, 2, 3, 4]
+    assert second.history[:3] == first.history, "what was before stays"
+    assert "non-finite" not in capsys.readouterr().out or amp == "fp16", "fp16 may skip steps until its scale fits"
+    state = read_state(tmp_path / "state_last.pt")
+    assert all(math.isfinite(x.sum()) for x in state["model"].values() if torch.is_tensor(x))
+
+
+def test_the_plan_predicts_the_peak(sample, tmp_path, capsys):
+    options = {"device": DEVICE, "preset": "tiny", "backbone_weights": False, "model_options": None}
+    torch.cuda.reset_peak_memory_stats()
+    tiny_run(sample, tmp_path, epochs=1, batch_size=16, micro_batch=0, checkpointing="auto", amp="auto", **options)
+    out = capsys.readouterr().out
+    predicted = float(out.split("predicted peak ")[1].split(" of ")[0])
+    assert torch.cuda.max_memory_allocated() / 2**30 < predicted * 1.2 + 0.1
