@@ -156,6 +156,7 @@ template <class A>
 struct alignas(64) Place {
   A scale_x[kBlock], base_x[kBlock], scale_y[kBlock], base_y[kBlock];  // pixel = scale * coordinate + base
   int32_t width[kBlock], height[kBlock], start[kBlock];                // of each sample's level
+  int32_t reference[kBlock];                                           // where in a query's reference points it is
 };
 
 // The samples of one head and what becomes of them.
@@ -254,20 +255,27 @@ struct Places {
       const int i = k % kBlock;
       const Level level = k < count ? p.levels[k / p.points] : Level{1, 1, 0};
       b.width[i] = level.width, b.height[i] = level.height, b.start[i] = level.start;
-      b.scale_x[i] = A(level.width), b.scale_y[i] = A(level.height), b.base_x[i] = b.base_y[i] = A(-0.5);
+      b.reference[i] = k < count ? static_cast<int32_t>(k / p.points) * p.kind : 0;
     }
+    if (p.kind == 0) move<0>(p, nullptr);
   }
 
+  // To another query, whose points are at `reference`.
+  void move(const Problem& p, const A* reference) { p.kind == 2 ? move<2>(p, reference) : move<4>(p, reference); }
+
+  template <int Kind>
   void move(const Problem& p, const A* reference) {
-    int64_t k = 0;
-    for (const Level& level : p.levels) {
-      const Affine<A> a = affine(p.kind, reference, level.height, level.width, static_cast<int32_t>(p.points));
-      for (int64_t i = 0; i < p.points; ++i, ++k) {
-        Place<A>& b = blocks[k / kBlock];
-        b.scale_x[k % kBlock] = a.scale_x, b.base_x[k % kBlock] = a.base_x;
-        b.scale_y[k % kBlock] = a.scale_y, b.base_y[k % kBlock] = a.base_y;
+    for (Place<A>& b : blocks) {
+      Place<A> moved = b;  // a local of its own: nothing that is read could be what was just written
+      for (int i = 0; i < kBlock; ++i) {
+        A point[4] = {};
+        for (int c = 0; c < Kind; ++c) point[c] = reference[moved.reference[i] + c];
+        const auto points = static_cast<int32_t>(p.points);
+        const Affine<A> a = affine(Kind, point, moved.height[i], moved.width[i], points);
+        moved.scale_x[i] = a.scale_x, moved.base_x[i] = a.base_x;
+        moved.scale_y[i] = a.scale_y, moved.base_y[i] = a.base_y;
       }
-      reference += p.kind;
+      b = moved;
     }
   }
 };
