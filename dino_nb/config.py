@@ -310,7 +310,7 @@ TRAIN_PRESETS["tiny"] = TrainConfig(
 )
 # The dino-tiny that comes with the package, a little further: a gentle rate keeps what it has learned.
 TRAIN_PRESETS["tiny-finetune"] = dataclasses.replace(
-    TRAIN_PRESETS["tiny"], epochs=4, lr=1e-4, lr_backbone=1e-4, warmup_steps=20
+    TRAIN_PRESETS["tiny"], epochs=4, lr=3e-5, lr_backbone=3e-5, warmup_steps=20
 )
 
 
