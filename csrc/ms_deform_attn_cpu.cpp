@@ -443,18 +443,21 @@ void forward(const Problem& p, const Inputs& in, T* out) {
       const int64_t n = task / static_cast<int64_t>(tiles.size());
       const Tile& tile = tiles[task % tiles.size()];
       const T* value = reinterpret_cast<const T*>(in.value) + n * p.cells * stride;
+      const auto gather_to_out = [&](const Samples<A>& s, int64_t head) {
+        gather_channels<T>(s, value + head % p.heads * p.channels, stride, p.channels, out + head * p.channels);
+      };
       int64_t before = -1;  // the query and head that `now` holds
       for (int32_t i = 0; i < tile.rows * tile.columns; ++i) {
         const int64_t query = n * p.queries + tile.first + i / tile.columns * tile.pitch + i % tile.columns;
         if (p.kind) places.move(p, reinterpret_cast<const A*>(in.reference) + query * reference_size);
         for (int64_t head = query * p.heads; head < (query + 1) * p.heads; ++head) {
           next->prepare(p, places, in.coordinates, in.weights, head * next->count);
-          if (before >= 0) gather_channels<T>(*now, value + before % p.heads * p.channels, stride, p.channels, out + before * p.channels);
+          if (before >= 0) gather_to_out(*now, before);
           std::swap(now, next);
           before = head;
         }
       }
-      gather_channels<T>(*now, value + before % p.heads * p.channels, stride, p.channels, out + before * p.channels);
+      gather_to_out(*now, before);
     }
   });
 }

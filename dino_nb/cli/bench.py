@@ -117,17 +117,19 @@ def best_of(calls, repeat, device="cpu", clock=time.perf_counter):
     the other threads as the one before left them.
     """
     best = [math.inf] * len(calls)
+
+    def milliseconds(call):
+        start = clock()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return (clock() - start) * 1e3
+
     for _ in range(repeat):
         for i, call in enumerate(calls):
-            call()
+            milliseconds(call)
             spent = 0.0
             while spent < 20:
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                start = clock()
-                call()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                ms = (clock() - start) * 1e3
+                ms = milliseconds(call)
                 best[i], spent = min(best[i], ms), spent + ms
     return best

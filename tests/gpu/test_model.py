@@ -7,20 +7,19 @@ import torch
 
 from dino_nb.data.sample import make_sample
 from dino_nb.training.state_file import read_state
-from tests.models.test_golden import check_eval, check_training_step
+from tests.models import test_golden
 from tests.training.tiny_run import tiny_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-DEVICE = "cuda"
 
 
 @pytest.mark.parametrize("name", ["dino_4scale_r50_eval", "dino_5scale_r50_eval"])
 def test_golden_eval(name):
-    check_eval(name, DEVICE)
+    test_golden.test_eval(name, "cuda")
 
 
 def test_golden_training_step():
-    check_training_step("dino_4scale_r50_train", DEVICE)
+    test_golden.test_training_step("dino_4scale_r50_train", "cuda")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,9 @@ def sample(tmp_path_factory):
 
 @pytest.mark.parametrize("amp", ["fp32", "fp16", "bf16"])
 def test_it_trains_and_goes_on(sample, tmp_path, amp, capsys):
-    if amp == "bf16" and DEVICE == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+    if amp == "bf16" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this GPU has no bfloat16")
-    options = {"device": DEVICE, "amp": amp, "preset": "tiny", "backbone_weights": False, "model_options": None}
+    options = {"device": "cuda", "amp": amp, "preset": "tiny", "backbone_weights": False, "model_options": None}
     first = tiny_run(sample, tmp_path, epochs=2, **options)
     second = tiny_run(sample, tmp_path, epochs=4, resume="auto", **options)
     assert [r["epoch"] for r in second.history] == [0, 1, 2, 3, 4]
@@ -45,7 +44,7 @@ def test_it_trains_and_goes_on(sample, tmp_path, amp, capsys):
 
 
 def test_the_plan_predicts_the_peak(sample, tmp_path, capsys):
-    options = {"device": DEVICE, "preset": "tiny", "backbone_weights": False, "model_options": None}
+    options = {"device": "cuda", "preset": "tiny", "backbone_weights": False, "model_options": None}
     torch.cuda.reset_peak_memory_stats()
     tiny_run(sample, tmp_path, epochs=1, batch_size=16, micro_batch=0, checkpointing="auto", amp="auto", **options)
     out = capsys.readouterr().out

@@ -44,7 +44,7 @@ def test_a_backbone_that_the_original_lacks_is_written_as_ours(tmp_path, origina
     assert main(["export", str(tmp_path / "run.safetensors")]) == 0
     same_weights(original.model, dino_nb.load(tmp_path / "run_weights.safetensors", "cpu").model, rtol=0, atol=0)
     assert main(["export", "dino-tiny", "-o", str(tmp_path / "run.pth")]) == 1
-    assert "no backbone" in capsys.readouterr().err
+    assert "has no backbone" in capsys.readouterr().err
     assert not (tmp_path / "run.pth").exists()
 
 

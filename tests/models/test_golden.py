@@ -37,11 +37,7 @@ def assert_close(ours, golden, what):
 
 
 @pytest.mark.parametrize("name", ["dino_4scale_r50_eval", "dino_5scale_r50_eval", "dino_4scale_swin_l_eval"])
-def test_eval(name):
-    check_eval(name)
-
-
-def check_eval(name, device="cpu"):
+def test_eval(name, device="cpu"):
     case, state, images, golden = load_case(name, device)
     model = dino_nb.load_official(state).to(device)
     assert model.config.num_feature_levels == case["num_feature_levels"]
@@ -67,11 +63,7 @@ def check_eval(name, device="cpu"):
 
 
 @pytest.mark.parametrize("name", ["dino_4scale_r50_train", "dino_4scale_r50_train_empty_image"])
-def test_training_step(name):
-    check_training_step(name)
-
-
-def check_training_step(name, device="cpu"):
+def test_training_step(name, device="cpu"):
     case, state, images, golden = load_case(name, device)
     model = dino_nb.load_official(state).to(device).train()
     targets = [
