@@ -602,8 +602,9 @@ Tensor bare_forward(const Tensor& value, std::vector<int64_t> shapes, const Tens
   return run_forward(Call(value, shapes, nullptr, locations, weights));
 }
 
+// The last argument of a backward asks for a fixed order of additions: here there is no other.
 std::tuple<Tensor, Tensor, Tensor> bare_backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes,
-                                                 const Tensor& locations, const Tensor& weights) {
+                                                 const Tensor& locations, const Tensor& weights, bool) {
   return run_backward(Call(value, shapes, nullptr, locations, weights), grad);
 }
 
@@ -614,7 +615,7 @@ Tensor fused_forward(const Tensor& value, std::vector<int64_t> shapes, const Ten
 
 std::tuple<Tensor, Tensor, Tensor> fused_backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes,
                                                   const Tensor& reference, const Tensor& offsets,
-                                                  const Tensor& logits) {
+                                                  const Tensor& logits, bool) {
   return run_backward(Call(value, shapes, &reference, offsets, logits), grad);
 }
 

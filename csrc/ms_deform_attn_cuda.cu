@@ -6,6 +6,11 @@
 // the slowest dimension of the grid: what is in the L2 cache at one time is one head of the value tensor. In an encoder,
 // where every cell is a query, a block takes 8 x 8 of them, which share most of the cells that they look at.
 //
+// Gradients of the value are added up in one of two ways: by atomic additions, which are in no fixed order, or sorted.
+// Then the backward kernel leaves a contribution for every sample at its place in the order of the cells, and a further
+// kernel lets every cell gather what falls on it: the same bits in every run, and one 16-byte store where there were
+// four cells of additions.
+//
 // tests/ops runs this file on the CPU, lane by lane, through an emulation of the few CUDA features it uses.
 #if defined(MSDA_EMULATE)
 #include "cuda_emulation.h"
@@ -21,6 +26,7 @@
 
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 namespace msda {
 #if !defined(MSDA_EMULATE)
@@ -34,6 +40,14 @@ constexpr int kSlots = 2;              // samples that one lane prepares at a ti
 constexpr int kRecords = kThreads * kSlots;
 constexpr int kMaxLevels = 64;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+}  // namespace
+}  // namespace msda
+
+#include "ms_deform_attn_sort.cuh"
+
+namespace msda {
+namespace {
 
 template <class T>
 using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
@@ -49,12 +63,18 @@ struct Params {
   const char *value, *reference, *grad_output;
   char *out, *grad_value;
   Column coordinates, weights, grad_coordinates, grad_weights;
-  int64_t batch, cells, queries;
+  int64_t image, batch;  // the first image and their number
+  int64_t cells, queries;
   int32_t heads, channels, points, samples, kind, level_count;
   int32_t group;      // lanes of one query and head, a power of two
   int32_t per_block;  // queries of a block
   int64_t tiles;      // blocks of one image and head
-  int32_t squares;    // 1: a block is a square of an encoder's queries
+  int32_t squares;    // 1: a block is a square of cells, which in an encoder are the queries
+  // for sorted gradients, of one image; all null for atomic ones
+  uint64_t* items;          // what is to be sorted
+  const int32_t *position;  // see Sort
+  const int32_t* starts;
+  char* contributions;      // (heads, queries * samples), sorted
   Level levels[kMaxLevels];
 };
 
@@ -62,6 +82,15 @@ template <class A>
 struct Record {  // a prepared sample
   int4 cell;     // the four cells; cell.x is -1 if all of them are outside
   A weight[4];   // attention weight times corner weight
+};
+
+// What one sample adds to the gradient of the value: weight * (1 - x) * (1 - y) times its query's grad_output to the cell
+// under which it is sorted, weight * x * (1 - y) to the one at its right, and so on. At a border, where only one side
+// exists, its share is part of the weight.
+template <class A>
+struct alignas(4 * sizeof(A)) Contribution {
+  A weight, x, y;
+  int32_t query;
 };
 
 template <class T, int V>
@@ -107,16 +136,24 @@ struct Place {
     mask = p.group == 32 ? kAllLanes : (1u << p.group) - 1;
     const int64_t block = blockIdx.x, rest = block / p.tiles;
     tile = block % p.tiles;
-    image = rest % p.batch;
+    image = p.image + rest % p.batch;
     head = static_cast<int32_t>(rest / p.batch);
   }
 
   // The i-th query of this block, or -1 past the end of a ragged tile.
   __device__ __forceinline__ int64_t query(const Params& p, int i) const {
-    if (!p.squares) {
-      const int64_t q = tile * p.per_block + i;
-      return q < p.queries ? q : -1;
-    }
+    if (p.squares) return cell(p, i).index;
+    const int64_t q = tile * p.per_block + i;
+    return q < p.queries ? q : -1;
+  }
+
+  struct Cell {
+    int64_t index;
+    int x, y, width;
+  };
+
+  // The i-th cell of this block's square, or an index of -1.
+  __device__ __forceinline__ Cell cell(const Params& p, int i) const {
     int64_t left = tile;
     for (int l = 0; l < p.level_count; ++l) {
       const Level level = p.levels[l];
@@ -125,11 +162,12 @@ struct Place {
       if (left < count) {
         const int y = static_cast<int>(left / across) * kSide + i / kSide;
         const int x = static_cast<int>(left % across) * kSide + i % kSide;
-        return y < level.height && x < level.width ? level.start + static_cast<int64_t>(y) * level.width + x : -1;
+        const bool inside = y < level.height && x < level.width;
+        return {inside ? level.start + static_cast<int64_t>(y) * level.width + x : -1, x, y, level.width};
       }
       left -= count;
     }
-    return -1;
+    return {-1, 0, 0, 0};
   }
 };
 
@@ -170,6 +208,14 @@ struct Sample {
   }
 
   __device__ __forceinline__ bool inside() const { return x.inside && y.inside; }
+  __device__ __forceinline__ int32_t cell() const { return start + y.low * width + x.low; }
+
+  __device__ __forceinline__ Contribution<A> contribution(A attention, int64_t query) const {
+    const bool border_x = x.low == x.high, border_y = y.low == y.high;
+    const A share_x = border_x ? x.w_low + x.w_high : A(1), share_y = border_y ? y.w_low + y.w_high : A(1);
+    return {attention * share_x * share_y, border_x ? A(0) : x.w_high, border_y ? A(0) : y.w_high,
+            static_cast<int32_t>(query)};
+  }
 
   __device__ __forceinline__ Record<A> record(A attention) const {
     Record<A> r;
@@ -342,6 +388,11 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
           weight[j] = attention(p, read<A>(p.weights, first + k), top) * factor;
           sample[j] = Sample<A>(p, row, first, k);
           records[s] = sample[j].record(weight[j]);
+          if (p.position && sample[j].inside()) {
+            const int64_t segment = place.head * p.queries * p.samples;
+            reinterpret_cast<Contribution<A>*>(p.contributions)[segment + p.position[segment + query * p.samples + k]] =
+                sample[j].contribution(weight[j], query);
+          }
         }
         for (int c = 0; c < 4; ++c) dots[4 * s + c] = 0;
       }
@@ -376,7 +427,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
               }
             }
 #pragma unroll
-            for (int c = 0; c < 4; ++c) {
+            for (int c = 0; c < 4 && !p.position; ++c) {
 #pragma unroll
               for (int d = 0; d < V; ++d) {
                 const int channel = v0 * V + d * p.group + place.lane;
@@ -411,6 +462,64 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
   }
 }
 
+// ---- the sorted gradient of the value ---------------------------------------------------------------------------
+
+// A thread a sample: the cell under which it is sorted.
+template <class A>
+__global__ void __launch_bounds__(kThreads) key_kernel(const __grid_constant__ Params p) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t row = first / p.samples, query = row / p.heads, head = row % p.heads;
+  if (query >= p.queries) return;
+  const int k = static_cast<int>(first % p.samples);
+  const int64_t image_row = p.image * p.queries + query;
+  const Sample<A> sample(p, image_row, (image_row * p.heads + head) * p.samples, k);
+  const int64_t key = sample.inside() ? sample.cell() : p.cells, i = query * p.samples + k;
+  p.items[head * p.queries * p.samples + i] = static_cast<uint64_t>(key) << 32 | static_cast<uint64_t>(i);
+}
+
+// A group of lanes a cell: adds up what falls on it, from the samples of its own cell and of three neighbours.
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads, 4) gather_kernel(const __grid_constant__ Params p) {
+  using A = Accumulate<T>;
+  const Place place(p);
+  const int64_t stride = static_cast<int64_t>(p.heads) * p.channels;
+  const int vectors = p.channels / V;
+  const T* grad = reinterpret_cast<const T*>(p.grad_output) + place.image * p.queries * stride + place.head * p.channels;
+  T* grad_value = reinterpret_cast<T*>(p.grad_value) + place.image * p.cells * stride + place.head * p.channels;
+  const int32_t* starts = p.starts + place.head * (p.cells + 1);
+  const Contribution<A>* contributions =
+      reinterpret_cast<const Contribution<A>*>(p.contributions) + place.head * p.queries * p.samples;
+
+  for (int i = place.slot; i < p.per_block; i += place.groups) {
+    const typename Place::Cell cell = place.cell(p, i);
+    if (cell.index < 0) continue;
+    for (int v = place.lane; v < vectors; v += p.group) {
+      A total[V];
+#pragma unroll
+      for (int d = 0; d < V; ++d) total[d] = 0;
+      for (int c = 0; c < 4; ++c) {
+        const int right = c & 1, lower = c >> 1;  // where this cell is, seen from the one with the samples
+        if (cell.x < right || cell.y < lower) continue;
+        const int64_t from = cell.index - right - static_cast<int64_t>(lower) * cell.width;
+        const int32_t end = starts[from + 1];
+#pragma unroll 4
+        for (int32_t s = starts[from]; s < end; ++s) {
+          const Contribution<A> r = contributions[s];
+          const A weight = r.weight * (right ? r.x : A(1) - r.x) * (lower ? r.y : A(1) - r.y);
+          if (weight == A(0)) continue;
+          const Pack<T, V> g = *reinterpret_cast<const Pack<T, V>*>(grad + r.query * stride + v * V);
+#pragma unroll
+          for (int d = 0; d < V; ++d) total[d] += weight * static_cast<A>(g.item[d]);
+        }
+      }
+      Pack<T, V> result;
+#pragma unroll
+      for (int d = 0; d < V; ++d) result.item[d] = static_cast<T>(total[d]);
+      *reinterpret_cast<Pack<T, V>*>(grad_value + cell.index * stride + v * V) = result;
+    }
+  }
+}
+
 // ---- the ops ----------------------------------------------------------------------------------------------------
 
 Column column_of(const Tensor& t) {
@@ -423,6 +532,11 @@ Column column_of(const Tensor& t) {
 Tensor packed(const Tensor& t) {
   const Tensor c = torch::stable::contiguous(t);
   return reinterpret_cast<uintptr_t>(c.const_data_ptr()) % 16 ? torch::stable::clone(c) : c;
+}
+
+unsigned launchable(int64_t blocks) {
+  if (blocks > std::numeric_limits<int32_t>::max()) fail("too large for one launch: ", blocks, " blocks");
+  return static_cast<unsigned>(blocks);
 }
 
 struct Call {  // contiguous copies where needed, kept alive until the kernel is queued
@@ -448,11 +562,12 @@ struct Call {  // contiguous copies where needed, kept alive until the kernel is
     for (size_t l = 0; l < q.levels.size(); ++l) p.levels[l] = q.levels[l];
   }
 
-  // Sets the layout of the grid for lanes that hold `width` channels each, and returns the number of blocks.
-  unsigned lay_out(int width) {
+  // Sets the layout of the grid, over queries or `cells`, for lanes that hold `width` channels each, and returns the
+  // number of blocks.
+  unsigned lay_out(int width, bool cells = false) {
     Params& p = params;
     for (p.group = 1; p.group < 32 && p.group < p.channels / width;) p.group *= 2;
-    p.squares = p.queries == p.cells;
+    p.squares = cells || p.queries == p.cells;
     p.per_block = p.squares ? kSide * kSide : kThreads / p.group;
     p.tiles = (p.queries + p.per_block - 1) / p.per_block;
     if (p.squares) {
@@ -462,8 +577,7 @@ struct Call {  // contiguous copies where needed, kept alive until the kernel is
       }
     }
     const int64_t blocks = p.tiles * p.batch * p.heads;
-    if (blocks > std::numeric_limits<int32_t>::max()) fail("too large for one launch: ", blocks, " blocks");
-    return static_cast<unsigned>(blocks);
+    return launchable(blocks);
   }
 };
 
@@ -519,38 +633,79 @@ Tensor run_forward(Call& call) {
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> run_backward(Call& call, const Tensor& grad_output) {
+template <class T, int V>
+void launch_backward(Call& call, cudaStream_t stream) {
+  using A = Accumulate<T>;
+  constexpr int bytes = kRecords * (sizeof(Record<A>) + 4 * sizeof(A));
+  const unsigned blocks = call.lay_out(V);
+  MSDA_LAUNCH((backward_kernel<T, V>), blocks, kThreads, bytes, stream, call.params);
+}
+
+// One image after the other, so that what is needed beside the results does not grow with the batch.
+template <class T, int V>
+void launch_sorted_backward(Call& call, cudaStream_t stream) {
+  using A = Accumulate<T>;
+  const Problem& q = call.problem;
+  Params& p = call.params;
+  Sort sort{};
+  sort.length = q.queries * q.samples(), sort.cells = q.cells;
+  if (sort.length > std::numeric_limits<int32_t>::max() - kTile) fail("too many samples to sort: ", sort.length);
+  const int64_t rows = q.heads * sort.length;
+  sort.tiles = static_cast<int32_t>((sort.length + kTile - 1) / kTile);
+  launchable(q.heads * sort.tiles);
+  const auto scratch = [&](int64_t size, ScalarType type) { return torch::stable::new_empty(call.value, {size}, type); };
+  const Tensor items = scratch(rows, ScalarType::Long), moved = scratch(rows, ScalarType::Long);
+  const Tensor counts = scratch(q.heads * sort.tiles * kDigits, ScalarType::Int);
+  const Tensor position = scratch(rows, ScalarType::Int), starts = scratch(q.heads * (q.cells + 1), ScalarType::Int);
+  const Tensor contributions = scratch(4 * rows, accumulate_type(call.value.scalar_type()));
+  sort.items = p.items = static_cast<uint64_t*>(items.mutable_data_ptr());
+  sort.moved = static_cast<uint64_t*>(moved.mutable_data_ptr());
+  sort.counts = static_cast<int32_t*>(counts.mutable_data_ptr());
+  p.position = sort.position = static_cast<int32_t*>(position.mutable_data_ptr());
+  p.starts = sort.starts = static_cast<int32_t*>(starts.mutable_data_ptr());
+  p.contributions = static_cast<char*>(contributions.mutable_data_ptr());
+  p.batch = 1;
+  for (p.image = 0; p.image < q.batch; ++p.image) {
+    MSDA_LAUNCH((key_kernel<A>), launchable((rows + kThreads - 1) / kThreads), kThreads, 0, stream, p);
+    sort_samples(sort, p.heads, stream);
+    launch_backward<T, V>(call, stream);
+    const unsigned blocks = call.lay_out(V, true);
+    MSDA_LAUNCH((gather_kernel<T, V>), blocks, kThreads, 0, stream, p);
+  }
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+Gradients run_backward(Call& call, const Tensor& grad_output, bool deterministic) {
   const Problem& q = call.problem;
   expect_grad(q, grad_output, call.value);
   const DeviceGuard guard(call.value.get_device_index());
   const Tensor grad = packed(grad_output);
   const ScalarType type = call.value.scalar_type(), weight_type = call.weights.scalar_type();
-  Tensor grad_value = torch::stable::new_zeros(call.value, {q.batch, q.cells, q.heads, q.channels}, accumulate_type(type));
+  const bool any = call.weights.numel() != 0 && call.value.numel() != 0, sorted = deterministic && any;
+  Tensor grad_value = sorted ? torch::stable::new_empty(call.value, {q.batch, q.cells, q.heads, q.channels})
+                             : torch::stable::new_zeros(call.value, {q.batch, q.cells, q.heads, q.channels},
+                                                        accumulate_type(type));
   Tensor grad_coordinates = torch::stable::empty_like(call.coordinates);
   Tensor grad_weights = torch::stable::empty_like(call.weights);
   // the kernel reads these back on its way through the softmax: 16 bits would be too few for that
   if (q.kind && is_16_bit(weight_type)) grad_weights = torch::stable::to(grad_weights, ScalarType::Float);
-  if (call.weights.numel() != 0 && call.value.numel() != 0) {
+  if (any) {
     Params& p = call.params;
     p.grad_output = static_cast<const char*>(grad.const_data_ptr());
     p.grad_value = static_cast<char*>(grad_value.mutable_data_ptr());
     p.grad_coordinates = column_of(grad_coordinates), p.grad_weights = column_of(grad_weights);
     dispatch(call.value, [&](auto zero, auto width) {
-      using T = decltype(zero);
-      using A = Accumulate<T>;
-      constexpr int V = decltype(width)::value, bytes = kRecords * (sizeof(Record<A>) + 4 * sizeof(A));
+      constexpr int V = decltype(width)::value;
       const cudaStream_t stream = current_stream(call.value);
-      const unsigned blocks = call.lay_out(V);
-      MSDA_LAUNCH((backward_kernel<T, V>), blocks, kThreads, bytes, stream, p);
+      (sorted ? launch_sorted_backward<decltype(zero), V> : launch_backward<decltype(zero), V>)(call, stream);
       expect_launched();
     });
   }
-  if (is_16_bit(type)) grad_value = torch::stable::to(grad_value, type);
+  if (grad_value.scalar_type() != type) grad_value = torch::stable::to(grad_value, type);
   if (grad_weights.scalar_type() != weight_type) grad_weights = torch::stable::to(grad_weights, weight_type);
   return {grad_value, grad_coordinates, grad_weights};
 }
-
-using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
 Tensor forward(const Tensor& value, const std::vector<int64_t>& shapes, const Tensor* reference,
                const Tensor& coordinates, const Tensor& weights) {
@@ -562,12 +717,12 @@ Tensor forward(const Tensor& value, const std::vector<int64_t>& shapes, const Te
 }
 
 Gradients backward(const Tensor& grad, const Tensor& value, const std::vector<int64_t>& shapes, const Tensor* reference,
-                   const Tensor& coordinates, const Tensor& weights) {
+                   const Tensor& coordinates, const Tensor& weights, bool deterministic) {
   const ScalarType type = value.scalar_type();
   const bool widen = needs_float(value);
   if (grad.scalar_type() != type) fail("grad_output must be of the type of value");
   Call call(widen ? torch::stable::to(value, ScalarType::Float) : value, shapes, reference, coordinates, weights);
-  Gradients all = run_backward(call, widen ? torch::stable::to(grad, ScalarType::Float) : grad);
+  Gradients all = run_backward(call, widen ? torch::stable::to(grad, ScalarType::Float) : grad, deterministic);
   if (widen) std::get<0>(all) = torch::stable::to(std::get<0>(all), type);
   return all;
 }
@@ -577,8 +732,8 @@ Tensor bare_forward(const Tensor& value, std::vector<int64_t> shapes, const Tens
 }
 
 Gradients bare_backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes, const Tensor& locations,
-                        const Tensor& weights) {
-  return backward(grad, value, shapes, nullptr, locations, weights);
+                        const Tensor& weights, bool deterministic) {
+  return backward(grad, value, shapes, nullptr, locations, weights, deterministic);
 }
 
 Tensor fused_forward(const Tensor& value, std::vector<int64_t> shapes, const Tensor& reference, const Tensor& offsets,
@@ -587,8 +742,8 @@ Tensor fused_forward(const Tensor& value, std::vector<int64_t> shapes, const Ten
 }
 
 Gradients fused_backward(const Tensor& grad, const Tensor& value, std::vector<int64_t> shapes, const Tensor& reference,
-                         const Tensor& offsets, const Tensor& logits) {
-  return backward(grad, value, shapes, &reference, offsets, logits);
+                         const Tensor& offsets, const Tensor& logits, bool deterministic) {
+  return backward(grad, value, shapes, &reference, offsets, logits, deterministic);
 }
 
 }  // namespace

@@ -5,6 +5,9 @@
     out = ops.ms_deform_attn(value, [(100, 134), (50, 67)], sampling_locations, attention_weights)
     ops.status()     # what is in use and why
 
+The same bits come out in every run on the CPU; on a GPU the forward is so always, and the backward where
+``torch.use_deterministic_algorithms(True)`` is set.
+
 Importing this compiles nothing. ``DINO_NB_OPS=auto|native|torch`` chooses the implementation.
 """
 

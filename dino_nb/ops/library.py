@@ -5,8 +5,6 @@ for CPU and CUDA when it is loaded. Without it they run on the PyTorch reference
 wherever this module is imported.
 """
 
-import warnings
-
 import torch
 from torch.autograd import forward_ad
 
@@ -21,7 +19,8 @@ for _name, _tensors in _TENSORS.items():
     _inputs = f"Tensor value, SymInt[] spatial_shapes, {_tensors}"
     _lib.define(f"{_name}({_inputs}) -> Tensor")
     # gradients of value, of coordinates (locations or offsets), and of weights (or logits)
-    _lib.define(f"{_name}_backward(Tensor grad_output, {_inputs}) -> (Tensor, Tensor, Tensor)")
+    _extra = "bool deterministic=False"  # the same bits in every run, on CUDA too; the CPU knows no other way
+    _lib.define(f"{_name}_backward(Tensor grad_output, {_inputs}, {_extra}) -> (Tensor, Tensor, Tensor)")
 OPS = [name + suffix for name in _TENSORS for suffix in ("", "_backward")]
 
 
@@ -31,6 +30,10 @@ def _op(name):
 
 def _pairs(flat):
     return list(zip(flat[::2], flat[1::2]))
+
+
+def _tensors_of(args):
+    return [x for x in args if isinstance(x, torch.Tensor)]
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
@@ -43,11 +46,16 @@ def _fake(value, spatial_shapes, *tensors):
     return value.new_empty(value.shape[0], coordinates.shape[1], value.shape[2] * value.shape[3])
 
 
-def _fake_backward(grad_output, value, spatial_shapes, *tensors):
+def _fake_backward(grad_output, value, spatial_shapes, *rest):
+    tensors = _tensors_of(rest)
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (value, *tensors[-2:]))
 
 
 # ---- gradients ------------------------------------------------------------------------------------------------------
+
+
+def _deterministic():
+    return torch.are_deterministic_algorithms_enabled()
 
 
 class _Deform(torch.autograd.Function):
@@ -64,7 +72,7 @@ class _Deform(torch.autograd.Function):
         if len(tensors) == 3 and ctx.needs_input_grad[3]:
             gradients = _with_reference_gradient(grad_output, value, ctx.spatial_shapes, *tensors)
         else:
-            gradients = _op(ctx.name + "_backward")(grad_output, value, ctx.spatial_shapes, *tensors)
+            gradients = _op(ctx.name + "_backward")(grad_output, value, ctx.spatial_shapes, *tensors, _deterministic())
             gradients = (gradients[0], *[None] * (len(tensors) - 2), *gradients[1:])
         return None, gradients[0], None, *gradients[1:]
 
@@ -76,7 +84,7 @@ def _with_reference_gradient(grad_output, value, spatial_shapes, points, offsets
     weights = logits.to(points.dtype).flatten(-2).softmax(-1).view(logits.shape)
     locations = reference.sampling_locations(points, wide, shapes)
     grad_value, by_location, by_weight = _op("ms_deform_attn_backward")(
-        grad_output, value, spatial_shapes, locations, weights
+        grad_output, value, spatial_shapes, locations, weights, _deterministic()
     )
     product = weights * by_weight
     by_logit = product - weights * product.sum((-2, -1), keepdim=True)
@@ -102,14 +110,9 @@ class _DeformBackward(torch.autograd.Function):
 
 
 def _autograd(name, *args):
-    tensors = [x for x in args if isinstance(x, torch.Tensor)]
+    tensors = _tensors_of(args)
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
         raise NotImplementedError(f"{name} has no forward-mode derivative; use reverse mode (backward)")
-    if name.endswith("_backward") and args[0].is_cuda and torch.are_deterministic_algorithms_enabled():
-        text = f"{name} on CUDA adds in no fixed order, and torch.use_deterministic_algorithms(True) is set"
-        if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(f"{text}: pass warn_only=True, or set DINO_NB_OPS=torch")
-        warnings.warn(text, stacklevel=2)
     key = torch._C._dispatch_key_for_device(args[0].device.type)
     if name.endswith("_backward") and not torch._C._dispatch_has_kernel_for_dispatch_key(f"dino_nb::{name}", key):
         return _fallback(name, *args)  # while autograd, which it uses, is still at work
@@ -163,7 +166,8 @@ def _fallback(name, *args):
     if not name.endswith("_backward"):
         value, spatial_shapes, *tensors = args
         return function(value, _pairs(spatial_shapes), *tensors)
-    grad_output, value, spatial_shapes, *tensors = args
+    grad_output, value, spatial_shapes, *rest = args
+    tensors = _tensors_of(rest)
     inputs = [value, *tensors[-2:]]
     leaves = [x.detach().requires_grad_() for x in inputs]
     with torch.enable_grad():

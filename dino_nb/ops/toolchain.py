@@ -44,8 +44,8 @@ class Target:
 
     @property
     def sources(self):
-        suffix = "cuda.cu" if self.device == "cuda" else "cpu.cpp"
-        return [csrc() / f"{NAME}_{suffix}", csrc() / f"{NAME}.h"]
+        own = ["_cuda.cu", "_sort.cuh"] if self.device == "cuda" else ["_cpu.cpp"]
+        return [csrc() / f"{NAME}{end}" for end in (*own, ".h")]
 
     def file_name(self):
         """Name of the library: everything that its content depends on is in its hash."""

@@ -2,7 +2,9 @@
 //
 // Every lane of a block is a fibre that runs until it meets a warp-wide operation. When all 32 lanes of a warp wait,
 // they must wait at the same kind of operation with a full mask; anything else is reported, as it would hang or be
-// undefined on a device. Blocks run one after the other on shared memory filled with a poison.
+// undefined on a device. Warps take turns at barriers of the block; blocks run one after the other on shared memory
+// filled with a poison. With $CUDA_EMULATION_REVERSED blocks and warps run last to first: what depends on their order
+// shows.
 #pragma once
 
 #include <ucontext.h>
@@ -35,7 +37,7 @@ inline int aoti_torch_get_current_cuda_stream(int32_t, void** stream) { return *
 
 namespace emulation {
 
-enum Wait { kRunning, kDone, kSync, kShuffle, kBallot };
+enum Wait { kRunning, kDone, kSync, kShuffle, kBallot, kMatch, kBarrier };
 
 struct Lane {
   ucontext_t context;
@@ -75,7 +77,6 @@ inline uint64_t meet(Wait wait, uint64_t value, int argument, unsigned mask) {
 
 inline void resolve(Lane* warp) {
   for (int i = 1; i < 32; ++i) {
-    if (warp[i].wait != warp[0].wait) stop("the lanes of a warp meet at different operations");
     if (warp[i].argument != warp[0].argument) stop("the lanes of a warp exchange over different distances");
   }
   const Wait kind = warp[0].wait;
@@ -84,15 +85,37 @@ inline void resolve(Lane* warp) {
   for (int i = 0; i < 32; ++i) {
     if (kind == kShuffle) warp[i].value = before[i ^ warp[i].argument];
     if (kind == kBallot) warp[i].value = ballot;
+    if (kind == kMatch) {
+      warp[i].value = 0;
+      for (int j = 0; j < 32; ++j) warp[i].value |= uint64_t(before[i] == before[j]) << j;
+    }
     warp[i].wait = kRunning;
+  }
+}
+
+// Runs a warp to its end or to the block's next barrier.
+inline void run_warp(unsigned first) {
+  Lane* warp = &lanes[first];
+  for (unsigned step = 0;; ++step) {
+    for (unsigned j = 0; j < 32; ++j) {  // in turns up and down, so that a forgotten __syncwarp shows
+      thread_index.x = first + (step % 2 ? 31 - j : j);
+      swapcontext(&scheduler, &lanes[thread_index.x].context);
+    }
+    for (int i = 1; i < 32; ++i) {
+      if (warp[i].wait != warp[0].wait) stop("the lanes of a warp meet at different operations, or only some end");
+    }
+    if (warp[0].wait == kDone || warp[0].wait == kBarrier) return;
+    resolve(warp);
   }
 }
 
 inline void launch(unsigned blocks, unsigned threads, size_t bytes, std::function<void()> kernel) {
   body = std::move(kernel);
   constexpr size_t stack_bytes = 64 << 10;
+  const bool reversed = std::getenv("CUDA_EMULATION_REVERSED") != nullptr;
+  const unsigned warps = threads / 32;
   for (unsigned b = 0; b < blocks; ++b) {
-    block_index.x = b;
+    block_index.x = reversed ? blocks - 1 - b : b;
     shared.assign((bytes + 7) / 8 + 2, 0xfff8dead7ff8deadull);  // NaN as float and as double
     lanes.resize(threads);
     for (Lane& lane : lanes) {
@@ -102,23 +125,12 @@ inline void launch(unsigned blocks, unsigned threads, size_t bytes, std::functio
       lane.context.uc_link = nullptr, lane.wait = kRunning;
       makecontext(&lane.context, trampoline, 0);
     }
-    for (unsigned w = 0, step = 0; w < threads; w += 32) {
-      for (; lanes[w].wait != kDone; ++step) {
-        for (unsigned j = 0; j < 32; ++j) {  // in turns up and down, so that a forgotten __syncwarp shows
-          const unsigned i = w + (step % 2 ? 31 - j : j);
-          if (lanes[i].wait == kDone) stop("a lane ends while others of its warp go on");
-          thread_index.x = i;
-          swapcontext(&scheduler, &lanes[i].context);
-        }
-        if (lanes[w].wait == kDone) {
-          for (unsigned i = w; i < w + 32; ++i) {
-            if (lanes[i].wait != kDone) stop("a lane goes on while others of its warp have ended");
-          }
-        } else {
-          resolve(&lanes[w]);
-        }
+    do {
+      for (unsigned w = 0; w < warps; ++w) run_warp(32 * (reversed ? warps - 1 - w : w));
+      for (unsigned w = 1; w < warps; ++w) {
+        if (lanes[32 * w].wait != lanes[0].wait) stop("some warps end while others wait at a barrier");
       }
-    }
+    } while (lanes[0].wait == kBarrier);
   }
 }
 
@@ -143,6 +155,10 @@ inline T __shfl_xor_sync(unsigned mask, T x, int distance) {
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
+inline unsigned __match_any_sync(unsigned mask, int x) {
+  return static_cast<unsigned>(emulation::meet(emulation::kMatch, static_cast<uint64_t>(x), 0, mask));
+}
+inline void __syncthreads() { emulation::meet(emulation::kBarrier, 0, 0, 0xffffffffu); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class T>
 inline void atomicAdd(T* to, T x) {

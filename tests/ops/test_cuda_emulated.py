@@ -27,8 +27,9 @@ def emulated(tmp_path_factory):
         "ms_deform_attn": "Tensor locations, Tensor weights",
         "ms_deform_attn_fused": "Tensor points, Tensor offsets, Tensor logits",
     }.items():
-        _lib.define(f"{name}(Tensor value, SymInt[] shapes, {tensors}) -> Tensor")
-        _lib.define(f"{name}_backward(Tensor g, Tensor value, SymInt[] shapes, {tensors}) -> (Tensor, Tensor, Tensor)")
+        inputs = f"Tensor value, SymInt[] shapes, {tensors}"
+        _lib.define(f"{name}({inputs}) -> Tensor")
+        _lib.define(f"{name}_backward(Tensor g, {inputs}, bool sorted=False) -> (Tensor, Tensor, Tensor)")
     torch.ops.load_library(str(library))
     return torch.ops.dino_nb_emulated
 
@@ -38,9 +39,10 @@ def _compare(emulated, shapes=SHAPES, tolerance=1e-11, **options):
     grad = torch.randn(value.shape[0], points.shape[1], value.shape[2] * value.shape[3]).to(value.dtype)
     wanted, gradients = exact(value, shapes, points, offsets, logits, grad)
     close(emulated.ms_deform_attn_fused(value, flat(shapes), points, offsets, logits), wanted, tolerance)
-    got = emulated.ms_deform_attn_fused_backward(grad, value, flat(shapes), points, offsets, logits)
-    for a, b in zip(got, gradients):
-        close(a, b, tolerance)
+    for deterministic in (False, True):
+        got = emulated.ms_deform_attn_fused_backward(grad, value, flat(shapes), points, offsets, logits, deterministic)
+        for a, b in zip(got, gradients):
+            close(a, b, tolerance)
 
 
 @pytest.mark.parametrize("d", [1, 7, 16, 32, 71])
@@ -79,6 +81,36 @@ def test_many_queries(emulated):
     _compare(emulated, q=70, d=16, m=1, n=2, p=1, dtype=torch.float32, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("shapes, q", [([(20, 20), (9, 9)], 1100), ([(260, 260)], 3), ([(7, 7)], 49)])
+def test_sorted_gradient_is_the_same_bits_in_any_order_of_blocks_and_warps(emulated, monkeypatch, shapes, q):
+    """Several tiles of samples, one to three digits of cells; atomic additions show that the order would matter."""
+    value, points, offsets, logits = make(shapes=shapes, q=q, d=4, m=2, n=2, dtype=torch.float32, spread=5)
+    grad = torch.randn(2, q, 8)
+
+    def backward(deterministic):
+        return emulated.ms_deform_attn_fused_backward(grad, value, flat(shapes), points, offsets, logits, deterministic)
+
+    there = backward(True), backward(False)
+    monkeypatch.setenv("CUDA_EMULATION_REVERSED", "1")
+    back = backward(True), backward(False)
+    assert all(torch.equal(a, b) for a, b in zip(there[0], back[0]))
+    assert q == 3 or not torch.equal(there[1][0], back[1][0])
+    for a, b in zip(there[0], exact(value, shapes, points, offsets, logits, grad)[1]):
+        close(a, b, 1e-5)
+
+
+@pytest.mark.parametrize("place", [0.5, 0.0, 1.0, 2.0])
+def test_sorted_gradient_with_all_samples_at_one_place(emulated, place):
+    """In one cell, in a corner's one quarter of a cell, and outside."""
+    value, points, offsets, logits = make(n=1, q=600, d=8, m=1, dtype=torch.float32)
+    points, offsets, grad = torch.full_like(points, place), torch.zeros_like(offsets), torch.randn(1, 600, 8)
+    got = emulated.ms_deform_attn_fused_backward(grad, value, flat(SHAPES), points, offsets, logits, True)
+    assert got[0].abs().sum() > 0 or place == 2
+    wanted = exact(value, SHAPES, points, offsets, logits, grad)[1]
+    close(got[0], wanted[0], 1e-5)
+    close(got[2], wanted[2], 1e-5)
+
+
 def test_bare_op_with_harmless_locations(emulated):
     value, points, offsets, logits = make(q=4, d=8, dtype=torch.float32)
     locations = reference.sampling_locations(points, offsets, SHAPES)
@@ -88,8 +120,10 @@ def test_bare_op_with_harmless_locations(emulated):
     weights = logits.flatten(-2).softmax(-1).view(logits.shape)
     wanted = reference.ms_deform_attn(value.double(), SHAPES, locations.double(), weights.double())
     close(emulated.ms_deform_attn(value, flat(SHAPES), locations, weights), wanted, 1e-5)
-    grads = emulated.ms_deform_attn_backward(torch.ones_like(wanted).float(), value, flat(SHAPES), locations, weights)
-    assert all(x.isfinite().all() for x in grads)
+    for deterministic in (False, True):
+        inputs = value, flat(SHAPES), locations, weights, deterministic
+        grads = emulated.ms_deform_attn_backward(torch.ones_like(wanted).float(), *inputs)
+        assert all(x.isfinite().all() for x in grads)
 
 
 def test_unaligned_and_empty(emulated):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_nb.ops import reference
 from tests.ops.cases import SHAPES, close, exact, flat, make
@@ -25,6 +26,30 @@ def test_opcheck(native, grad):
         torch.library.opcheck(ops.ms_deform_attn_backward.default, (out, value, flat(SHAPES), *rest))
         value, *rest = make(n=1, q=3, d=4, dtype=torch.float32)
         torch.library.opcheck(ops.ms_deform_attn_fused_backward.default, (out, value, flat(SHAPES), *rest))
+
+
+@pytest.mark.parametrize("mode", [False, True])
+@pytest.mark.parametrize("with_points", [False, True])
+def test_deterministic_mode_reaches_the_kernels(native, mode, with_points):
+    passed = []
+
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "backward" in function.name() and "ms_deform_attn" in function.name():
+                passed.append(args[-1])
+            return function(*args, **(kwargs or {}))
+
+    value, points, offsets, logits = make(n=1, q=3, d=4)
+    out = native.ms_deform_attn_fused(
+        value.requires_grad_(), SHAPES, points.requires_grad_(with_points), offsets, logits
+    )
+    torch.use_deterministic_algorithms(mode)
+    try:
+        with Spy():
+            out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(passed) == 1 and (passed[0] is True) == mode
 
 
 def test_compile_with_dynamic_shapes(native):
