@@ -121,8 +121,14 @@ def test_float32_boxes_are_those_of_float64(name):
     _, state, images, golden = load_case(name)
     model = dino_nb.load_official({k: v.float() for k, v in state.items()})
     with torch.inference_mode():
-        boxes = model([image.float() for image in images])["pred_boxes"].numpy()
-    apart = np.abs(boxes - golden["pred_boxes"]).max(-1)
-    # two tokens whose logits agree to the last bits of float32 may be selected in the other order
-    swapped = apart > 1e-3
-    assert swapped.sum() <= 4 and apart[~swapped].max() < 1e-3
+        outputs = model([image.float() for image in images])
+    # Two tokens whose logits agree to the last bits of float32 may be selected in the other order, as the number of
+    # threads will have it. These queries differ then, and others a little, which attend to them.
+    interm = outputs["interm_outputs"]
+    swapped = np.abs(interm["pred_boxes"].numpy() - golden["interm_boxes"]).max(-1) > 1e-3
+    best = interm["pred_logits"].amax(-1).numpy()
+    alike = np.abs(np.diff(best)) < 4e-6
+    tied = np.pad(alike, ((0, 0), (0, 1))) | np.pad(alike, ((0, 0), (1, 0)))
+    assert not (swapped & ~tied).any() and swapped.sum() <= 8
+    apart = np.abs(outputs["pred_boxes"].numpy() - golden["pred_boxes"]).max(-1)
+    assert apart[~swapped].max() < (3e-3 if swapped.any() else 1e-3)
