@@ -46,9 +46,13 @@ PICTURES = ""  # @param {type:"string"}
 COCODIR = ""  # @param {type:"string"}
 VIDEO = ""  # @param {type:"string"}
 THRESHOLD = 0.3  # @param {type:"slider", min:0.05, max:1.0, step:0.05}
+SLICE_SIZE = 0  # @param {type:"integer"}
 OUTPUT_DIR = "predictions"  # @param {type:"string"}
 
 # %% [markdown]
+# `THRESHOLD` is the score from which a detection is shown. `SLICE_SIZE` is for large pictures with small objects, as
+# from a drone: they are then also looked at in squares of so many pixels, such as 800 (0: not).
+#
 # The next cell installs the package where it is missing, and leaves the session's PyTorch as it is.
 
 # %%
@@ -104,7 +108,7 @@ from dino_nb.inference.sources import leaves
 from dino_nb.inference.video import is_video, video_writer
 
 files = [file for file in leaves(pictures) if not is_video(file)]
-result = detector.predict(files[0], threshold=THRESHOLD)
+result = detector.predict(files[0], threshold=THRESHOLD, slice_size=SLICE_SIZE or None)
 assert result["boxes"].shape == (len(result["scores"]), 4)
 result
 
@@ -126,7 +130,7 @@ assert (result["scores"] >= THRESHOLD).all()
 # others go on.
 
 # %%
-results = detector.predict(files[:60], threshold=THRESHOLD, errors="skip")
+results = detector.predict(files[:60], threshold=THRESHOLD, slice_size=SLICE_SIZE or None, errors="skip")
 assert len(results) + len(results.skipped) == len(files[:60])
 assert PICTURES or any(len(r.names) for r in results), "on the sample something is found"
 viz.grid(results[:6], columns=3, titles=[f"{r.name}: {len(r.names)} found" for r in results[:6]])
@@ -178,7 +182,8 @@ viz.grid(looks, columns=2, titles=["encoder", "decoder"], width=1200)
 # %%
 from dino_nb.cli import main
 
-code = main(["predict", CHECKPOINT, str(pictures), "--output_dir", OUTPUT_DIR, "--threshold", str(THRESHOLD)])
+options = ["--threshold", str(THRESHOLD), *(["--slice_size", str(SLICE_SIZE)] if SLICE_SIZE else [])]
+code = main(["predict", CHECKPOINT, str(pictures), "--output_dir", OUTPUT_DIR, *options])
 assert code == 0, "some pictures could not be read; they are listed above"
 
 # %% [markdown]

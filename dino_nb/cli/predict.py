@@ -3,9 +3,9 @@
   dino-nb predict dino-4scale-r50-24ep photo.jpg folder/ 'more/**/*.png' clip.mp4 --output_dir found
 
 CHECKPOINT is a file, a name that `dino-nb zoo` lists, or dino-tiny. SOURCE is a picture, a URL, a folder, a quoted
-pattern or a video. The output folder gets every picture with its boxes under the picture's own name (videos as .mp4),
-and predictions.json: a list with an entry a picture or frame. Pictures that cannot be read are listed at the end, and
-the exit code is then 1.
+pattern or a video. With --slice_size 800, say, small objects of large pictures are found, too. The output folder gets
+every picture with its boxes under the picture's own name (videos as .mp4), and predictions.json: a list with an entry a
+picture or frame. Pictures that cannot be read are listed at the end, and the exit code is then 1.
 """
 
 import json
@@ -27,6 +27,7 @@ def add_arguments(parser):
     parser.add_argument("--batch_size", type=int, default=1, help="pictures at a time (default: %(default)s)")
     parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
     parser.add_argument("--amp", action="store_true", help="half precision on a GPU")
+    parser.add_argument("--slice_size", type=int, metavar="PIXELS", help="look at squares of large pictures, too")
     parser.add_argument("--errors", choices=("skip", "raise"), default="skip", help="at a picture that cannot be read")
     parser.add_argument("--no_pictures", action="store_true", help="write predictions.json alone")
 
@@ -41,6 +42,7 @@ def run(args):
     files = list(leaves(args.source))
     detector = load(args.checkpoint, args.device)
     options = {"max_detections": args.max_detections, "classes": args.classes, "amp": args.amp}
+    options["slice_size"] = args.slice_size
     folder = Path(args.output_dir)
     place = _Names(folder, files)
     skipped, counts, seen = [], Counter(), 0

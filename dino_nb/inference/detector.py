@@ -17,6 +17,7 @@ from dino_nb.data.transforms import EVAL_SIZE, eval_transform
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.inference import sources
 from dino_nb.inference.results import Result, Results, class_numbers
+from dino_nb.inference.slicing import merge, slices
 from dino_nb.inference.video import describe, video_writer
 from dino_nb.models.postprocess import postprocess
 
@@ -105,6 +106,10 @@ class Detector:
             max_detections: at most so many a picture; the network's own number (300 in the published ones) if None.
             classes: names or output numbers to look for; None for all.
             amp: half precision where it helps, on a GPU; a CPU takes no notice of it.
+            slice_size: pictures larger than so many pixels are also looked at in overlapping squares of that side,
+                which finds objects that are too small in the whole picture; it takes as much longer as there are
+                squares. ``batch_size`` of them go through the network together.
+            slice_overlap: share of their side that neighbouring squares have in common, at least.
             errors: ``"raise"`` stops at a picture that cannot be read; ``"skip"`` leaves it out of the returned list,
                 warns at the end, and lists it with the reason in ``.skipped``.
 
@@ -132,6 +137,8 @@ class Detector:
         *,
         classes=None,
         amp=False,
+        slice_size=None,
+        slice_overlap=0.2,
         errors="raise",
         skipped=None,
     ):
@@ -143,16 +150,19 @@ class Detector:
             raise UserError(f"threshold must be in [0, 1], not {threshold}.")
         if batch_size < 1 or (max_detections is not None and max_detections < 1):
             raise UserError("batch_size and max_detections must be at least 1.")
+        if slice_size is not None and (slice_size < 32 or not 0 <= slice_overlap < 1):
+            raise UserError("slice_size must be at least 32 pixels, and slice_overlap in [0, 1).")
+        slicing = slice_size and (slice_size, slice_overlap, batch_size)
         wanted = None if classes is None else class_numbers(classes, self.class_names)
         skipped = [] if skipped is None else skipped
         batch = []
         for picture in _readable(source, errors, skipped):
             batch.append(picture)
             if len(batch) == batch_size:
-                yield from self._detect(batch, threshold, max_detections, wanted, amp)
+                yield from self._detect(batch, threshold, max_detections, wanted, amp, slicing)
                 batch = []
         if batch:
-            yield from self._detect(batch, threshold, max_detections, wanted, amp)
+            yield from self._detect(batch, threshold, max_detections, wanted, amp, slicing)
 
     def annotate_video(self, path, output, threshold=0.3, batch_size=1, on_frame=None, **options):
         """Write a video's copy with boxes drawn on it (``.mp4``, H.264, without sound) and return its path.
@@ -170,18 +180,32 @@ class Detector:
                     on_frame(result)
         return Path(output)
 
-    def _detect(self, pictures, threshold, max_detections, wanted, amp):
-        outputs = self.forward([p.image for p in pictures], amp)
-        sizes = [(p.image.height, p.image.width) for p in pictures]
+    def _detect(self, pictures, threshold, max_detections, wanted, amp, slicing):
         config = getattr(self.model, "config", None)
         keep = max(getattr(config, "num_select", 300), max_detections or 0)
         used = torch.tensor([name is not None for name in self.class_names])
         if wanted is not None:
             used &= torch.zeros_like(used).index_fill_(0, torch.tensor(wanted, dtype=torch.int64), True)
-        for picture, found in zip(pictures, postprocess(outputs, sizes, keep)):
+        images = [picture.image for picture in pictures]
+        if slicing:
+            everything = [self._find_in_slices(image, keep, threshold, amp, *slicing) for image in images]
+        else:
+            everything = self._find(images, keep, amp)
+        for picture, found in zip(pictures, everything):
             scores, labels, boxes = (found[key].cpu() for key in ("scores", "labels", "boxes"))
             index = ((scores >= threshold) & used[labels]).nonzero().flatten()[:max_detections]
             yield Result(scores[index], labels[index], boxes[index], self.class_names, picture)
+
+    def _find(self, images, keep, amp):
+        return postprocess(self.forward(images, amp), [(image.height, image.width) for image in images], keep)
+
+    def _find_in_slices(self, image, keep, threshold, amp, size, overlap, batch_size):
+        windows, found = slices(*image.size, size, overlap), []
+        # the whole picture by itself: padding the slices to its shape would be wasted work
+        for part in [windows[:1], *(windows[i : i + batch_size] for i in range(1, len(windows), batch_size))]:
+            found += self._find([image.crop(window) for window in part], keep, amp)
+        certain = [{key: values[one["scores"] >= threshold] for key, values in one.items()} for one in found]
+        return merge(certain, windows)
 
     @torch.inference_mode()
     def forward(self, images, amp=False):

@@ -45,6 +45,13 @@ def test_a_bad_picture_is_named_and_the_others_are_done(tmp_path, pictures, caps
     assert predict(tmp_path, pictures / "a", "--errors", "raise")[0] == 1
 
 
+def test_slices_reach_the_detector(tmp_path, pictures, capsys):
+    code, entries = predict(tmp_path, pictures / "a", "--slice_size", 32, "--threshold", 0, "--no_pictures")
+    assert code == 0 and len(entries[0]["detections"]) > 100  # more than one pass over the picture gives
+    assert predict(tmp_path, pictures / "a", "--slice_size", 8)[0] == 1
+    assert "slice_size must be at least 32" in capsys.readouterr().err
+
+
 def test_videos_come_out_as_videos(tmp_path, pictures):
     pytest.importorskip("av", reason="PyAV is not installed (extra 'test' has it)")
     clip = make_clip(tmp_path / "clip.mp4", frames=3)

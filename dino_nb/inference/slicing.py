@@ -1,0 +1,65 @@
+"""Large pictures in overlapping slices, for objects too small to see once the whole is shrunk to the network's size."""
+
+import math
+
+import torch
+from torchvision.ops import box_iou
+
+SAME = 0.5  # IoU from which two detections of a class, in two slices, are taken for one object
+
+
+def slices(width, height, size, overlap=0.2):
+    """Windows ``(x0, y0, x1, y1)`` in pixels: the whole picture first, then squares of ``size`` that cover it.
+
+    Neighbours share at least ``overlap`` (0 up to, not including, 1) of their side; objects up to that length are
+    whole in one of them. A picture no larger than ``size`` is one window.
+    """
+    columns, rows = _starts(width, size, overlap), _starts(height, size, overlap)
+    squares = [(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns]
+    return [(0, 0, width, height), *(squares if len(squares) > 1 else [])]
+
+
+def _starts(length, size, overlap):
+    if length <= size:
+        return [0]
+    shared = min(math.ceil(size * overlap), size - 1)
+    count = math.ceil((length - shared) / (size - shared))
+    return [round(i * (length - size) / (count - 1)) for i in range(count)]
+
+
+def merge(found, windows):
+    """Detections of one picture from those of its windows (dicts of ``scores``, ``labels``, ``boxes`` xyxy in pixels
+    of the window); returns such a dict in pixels of the picture, best first.
+
+    What a window's inner edge cuts off is left out, since a neighbour or the whole picture has more of it. Of two
+    detections of one class from different windows that overlap, the better one stays; those of one window all stay,
+    as the network gave them.
+    """
+    _, _, width, height = windows[0]
+    parts = []
+    for number, (part, (x0, y0, x1, y1)) in enumerate(zip(found, windows)):
+        boxes, margin = part["boxes"], 0.01 * max(x1 - x0, y1 - y0)
+        inside = torch.ones_like(part["labels"], dtype=torch.bool)
+        if x0 > 0:
+            inside &= boxes[:, 0] > margin
+        if y0 > 0:
+            inside &= boxes[:, 1] > margin
+        if x1 < width:
+            inside &= boxes[:, 2] < x1 - x0 - margin
+        if y1 < height:
+            inside &= boxes[:, 3] < y1 - y0 - margin
+        moved = boxes[inside] + boxes.new_tensor([x0, y0, x0, y0])
+        parts.append(
+            (part["scores"][inside], part["labels"][inside], moved, torch.full_like(part["labels"], number)[inside])
+        )
+    scores, labels, boxes, origin = (torch.cat(column) for column in zip(*parts))
+    order = scores.argsort(descending=True, stable=True)
+    scores, labels, boxes, origin = scores[order], labels[order], boxes[order], origin[order]
+    keep = torch.ones_like(labels, dtype=torch.bool)
+    for i in range(len(scores)):
+        if keep[i]:
+            rivals = keep & (labels == labels[i]) & (origin != origin[i])
+            rivals[: i + 1] = False
+            rivals[rivals.clone()] = box_iou(boxes[i : i + 1], boxes[rivals])[0] >= SAME
+            keep &= ~rivals
+    return {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}
