@@ -1,5 +1,5 @@
 # make test    everything that is checked, in an environment of its own
-# make demo    from annotated pictures to a fine-tuned detector, in about a minute and a half
+# make demo    from annotated pictures to a fine-tuned detector, in about a minute
 # make venv    the environment alone
 # make clean   remove what demo and tests have written
 
