@@ -3,6 +3,7 @@ import torch
 from torchvision.ops import generalized_box_iou
 
 from dino_nb.config import ModelConfig
+from dino_nb.models import query_selection
 from dino_nb.models.boxes import cxcywh_to_xyxy
 from dino_nb.models.query_selection import QuerySelection, distinct_first
 
@@ -13,7 +14,9 @@ def test_near_copies_of_a_better_box_come_last_and_keep_their_order():
     assert distinct_first(boxes, 0.5).tolist() == [[0, 2, 4, 1, 3], [0, 1, 2, 3, 4]]
 
 
-def test_a_box_is_judged_by_all_better_ones():
+@pytest.mark.parametrize("rows", [64, 512])
+def test_a_box_is_judged_by_all_better_ones(rows, monkeypatch):
+    monkeypatch.setattr(query_selection, "_ROWS", rows)  # the last of five blocks is ragged; or one block
     torch.manual_seed(0)
     boxes = torch.rand(1, 300, 4) * torch.tensor([0.6, 0.6, 0.2, 0.2]) + 0.2
     corners = cxcywh_to_xyxy(boxes[0])
