@@ -9,6 +9,9 @@ from dino_nb.errors import UserError
 from dino_nb.models.heads import at_least_float32
 
 CPUINFO = Path("/proc/cpuinfo")
+# A detector's losses are large sums: from PyTorch's 65536 the first five steps would overflow and be lost, which is a
+# third of a short run. A scale that has fallen, as random stems on padding make it, has to come back before the end.
+FIRST_SCALE, STEPS_TO_GROW = 2.0**9, 200
 _DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -50,7 +53,9 @@ class Precision:
 
     def __init__(self, name, device):
         self.name, self.device_type = name, torch.device(device).type
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=name == "fp16")
+        self.scaler = torch.amp.GradScaler(
+            self.device_type, init_scale=FIRST_SCALE, growth_interval=STEPS_TO_GROW, enabled=name == "fp16"
+        )
 
     def autocast(self):
         """The context of the forward pass; matcher and losses stay outside, in float32."""

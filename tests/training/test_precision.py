@@ -1,8 +1,12 @@
+import json
+import math
+
 import pytest
 import torch
 
+from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
-from dino_nb.training import precision
+from dino_nb.training import assemble, finetune, precision
 from dino_nb.training.precision import Precision, choose, cpu_has_bf16, to_float32
 
 
@@ -76,6 +80,23 @@ def test_the_scaler_skips_overflow_adapts_and_is_saved():
     later = Precision("fp16", "cpu")
     later.load_state_dict(arithmetic.state_dict())
     assert later.scaler.get_scale() == 2.0**7
+
+
+def test_fp16_loses_no_steps_and_learns_what_float32_does(tmp_path, monkeypatch):
+    """What a T4 does, on a CPU, which can compute in half precision too, only slowly."""
+    for module in (assemble, finetune):
+        monkeypatch.setattr(module, "choose", lambda device, wanted: wanted)
+    sample = make_sample(tmp_path / "sample", n_train=32, n_val=2)
+    logs = {}
+    for amp in ("fp32", "fp16"):
+        options = {"check": False, "live": False, "device": "cpu", "num_workers": 0, "output_dir": tmp_path / amp}
+        finetune.finetune(sample, "dino-tiny", preset="tiny-finetune", epochs=1, amp=amp, **options)
+        records = [json.loads(line) for line in (tmp_path / amp / "log.jsonl").read_text().splitlines()]
+        logs[amp] = [record for record in records if record["kind"] == "step"]
+    assert len(logs["fp16"]) == 8
+    assert all(math.isfinite(record["gradient_norm"]) for record in logs["fp16"])
+    for half, wide in zip(logs["fp16"], logs["fp32"]):
+        assert half["loss"] == pytest.approx(wide["loss"], rel=0.05)
 
 
 def test_without_fp16_the_scaler_is_transparent():
