@@ -10,7 +10,7 @@ from dino_nb import distributed
 from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import collate
 from dino_nb.errors import UserError
-from dino_nb.models.postprocess import postprocess
+from dino_nb.models.postprocess import infer, postprocess
 
 
 @torch.inference_mode()
@@ -65,7 +65,7 @@ def collect_predictions(
                     raise batch
                 pictures, targets = batch
                 pictures = [p.to(device, first.dtype, non_blocking=True) for p in pictures]
-                outputs = _forward(model, pictures, amp and device.type == "cuda")
+                outputs = infer(model, pictures, amp)
                 results += to_results(outputs, targets, match.category_of, model.config.num_select)
                 bar.update(len(pictures))
     finally:
@@ -132,20 +132,6 @@ def ground_truth_as_predictions(dataset, indices=None):
         }
         results += to_results(outputs, [target], category_of, len(boxes))
     return results
-
-
-def _forward(model, pictures, half):
-    try:
-        with torch.autocast(pictures[0].device.type, torch.float16, enabled=half):
-            outputs = model(pictures)
-    except torch.cuda.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory does not hold {len(pictures)} picture(s) of {tuple(pictures[0].shape[1:])} pixels: use "
-            "a smaller batch size or amp."
-        ) from error
-    # boxes of half precision would be off by a pixel and more once they are scaled to the picture
-    outputs = {key: outputs[key] for key in ("pred_logits", "pred_boxes")}
-    return {key: value.float() if value.dtype.itemsize < 4 else value for key, value in outputs.items()}
 
 
 class _Reader(torch.utils.data.Dataset):

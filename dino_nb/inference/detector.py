@@ -19,7 +19,7 @@ from dino_nb.inference import sources
 from dino_nb.inference.results import Result, Results, class_numbers
 from dino_nb.inference.slicing import merge, slices
 from dino_nb.inference.video import describe, video_writer
-from dino_nb.models.postprocess import postprocess
+from dino_nb.models.postprocess import infer, postprocess
 
 DINO_TINY = Path(__file__).parent.parent / "checkpoints" / "assets" / "dino_tiny.safetensors"
 
@@ -207,23 +207,11 @@ class Detector:
         certain = [{key: values[one["scores"] >= threshold] for key, values in one.items()} for one in found]
         return merge(certain, windows)
 
-    @torch.inference_mode()
     def forward(self, images, amp=False):
-        """``pred_logits`` and ``pred_boxes`` (float32) of a batch of upright RGB PIL pictures."""
+        """``pred_logits`` and ``pred_boxes`` of a batch of upright RGB PIL pictures."""
         transform = eval_transform(*self.input_size)
         first = next(self.model.parameters(), torch.empty(0))
-        batch = [transform(image).to(self.device, first.dtype) for image in images]
-        half = amp and self.device.type == "cuda"
-        try:
-            with torch.autocast(self.device.type, torch.float16, enabled=half):
-                outputs = self.model(batch)
-        except torch.cuda.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU's memory does not hold {len(batch)} picture(s) of {tuple(batch[0].shape[1:])} pixels: use a "
-                "smaller batch_size, amp=True, or a smaller detector.input_size."
-            ) from error
-        # boxes of half precision would be off by a pixel and more once they are scaled to the picture
-        return {key: outputs[key].float() for key in ("pred_logits", "pred_boxes")}
+        return infer(self.model, [transform(image).to(self.device, first.dtype) for image in images], amp)
 
     def __repr__(self):
         names = [name for name in self.class_names if name is not None]

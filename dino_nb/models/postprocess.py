@@ -1,9 +1,34 @@
-"""From queries to detections."""
+"""From pictures to queries' outputs without gradients, and from these to detections."""
 
 import torch
 
+from dino_nb.errors import UserError
 from dino_nb.models.boxes import cxcywh_to_xyxy
 from dino_nb.models.heads import at_least_float32
+
+
+@torch.inference_mode()
+def infer(model, images, amp=False):
+    """``pred_logits`` and ``pred_boxes`` of ``model``, in float32 at least.
+
+    Args:
+        images: list of tensors as the model takes them, on its device.
+        amp: half precision on a GPU; a CPU takes no notice of it.
+
+    Raises:
+        UserError: the GPU's memory is too small.
+    """
+    device = images[0].device.type
+    try:
+        with torch.autocast(device, torch.float16, enabled=amp and device == "cuda"):
+            outputs = model(images)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU's memory does not hold {len(images)} picture(s) of {tuple(images[0].shape[1:])} pixels: use a "
+            "smaller batch_size, amp, or a smaller input size."
+        ) from error
+    # boxes of half precision would be off by a pixel and more once they are scaled to the picture
+    return {key: at_least_float32(outputs[key]) for key in ("pred_logits", "pred_boxes")}
 
 
 def postprocess(outputs, target_sizes, num_select=300):
