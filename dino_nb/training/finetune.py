@@ -19,6 +19,7 @@ from dino_nb.data.transforms import train_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation.evaluate import evaluate
 from dino_nb.training.assemble import assemble, model_of_state, new_model
+from dino_nb.training.memory import limit_host_caches
 from dino_nb.training.precision import choose
 from dino_nb.training.randomness import seed_everything
 from dino_nb.training.state import StateKeeper, check_same_run, data_fingerprint
@@ -111,6 +112,7 @@ def finetune(
         UserError: a faulty data set, checkpoint, option, or a state of a different run.
         TrainingDiverged: the loss was not finite for many steps in a row.
     """
+    limit_host_caches()
     config = _config(preset, options, checkpoint)
     output_dir = Path(output_dir)
     settings = {

@@ -12,6 +12,7 @@ from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
 from dino_nb.training import memory
 from dino_nb.training.criterion import Criterion
+from dino_nb.training.finetune import finetune
 from dino_nb.training.memory import Plan, plan_memory, worst_canvas, worst_case_step
 from dino_nb.training.precision import Precision
 from tests.training.tiny_run import MODEL
@@ -156,6 +157,17 @@ def test_recomputing_gives_the_same_gradient(detector):
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [None, "7"])
+def test_training_limits_onednn_unless_the_user_does(tmp_path, monkeypatch, chosen):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, chosen or "")
+    if chosen is None:
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError):
+        finetune(tmp_path / "missing", "dino-tiny", output_dir=tmp_path / "run")
+    assert os.environ[name] == (chosen or "64")
 
 
 def test_limits_are_those_of_the_machine():

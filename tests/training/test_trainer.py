@@ -259,7 +259,7 @@ print(json.dumps(resident))
 
 
 def test_host_memory_stays_flat_over_many_epochs(small_sample, tmp_path):
-    # oneDNN keeps what it prepared for the last 1024 shapes of input, which fills up over an hour: it is left out.
+    # oneDNN keeps what it prepared for the last shapes of input, which fills up over a while: it is left out.
     environment = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEMORY_OF_EPOCHS, str(small_sample), str(tmp_path)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
