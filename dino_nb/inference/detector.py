@@ -118,7 +118,7 @@ class Detector:
             result a frame, without the frames themselves: use :meth:`stream` or :meth:`annotate_video` for these.
         """
         if sources.is_one(source):
-            return next(self.stream(source, threshold, 1, max_detections, **{**options, "errors": "raise"}))
+            return next(self.stream(source, threshold, batch_size, max_detections, **{**options, "errors": "raise"}))
         results = Results()
         for result in self.stream(source, threshold, batch_size, max_detections, skipped=results.skipped, **options):
             results.append(result.drop_image() if result.frame is not None else result)
@@ -204,7 +204,7 @@ class Detector:
         # the whole picture by itself: padding the slices to its shape would be wasted work
         for part in [windows[:1], *(windows[i : i + batch_size] for i in range(1, len(windows), batch_size))]:
             found += self._find([image.crop(window) for window in part], keep, amp)
-        certain = [{key: values[one["scores"] >= threshold] for key, values in one.items()} for one in found]
+        certain = [{key: values[one["scores"] >= threshold].cpu() for key, values in one.items()} for one in found]
         return merge(certain, windows)
 
     def forward(self, images, amp=False):

@@ -10,7 +10,9 @@ from PIL import Image
 import dino_nb
 from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
+from dino_nb.inference.detector import Detector
 from dino_nb.inference.slicing import merge, slices
+from tests.inference.fake import FakeModel
 
 
 @settings(deadline=None)
@@ -76,6 +78,12 @@ def test_small_objects_of_a_large_picture_are_found(tmp_path):
     assert sliced["scores"].diff().max() <= 0 and sliced["scores"].min() >= 0.3
     small = detector.predict(pictures[0], slice_size=10_000)
     assert torch.equal(small["boxes"], detector.predict(pictures[0])["boxes"])
+
+
+def test_slices_go_through_the_network_together_and_the_whole_picture_by_itself():
+    detector = Detector(FakeModel(), "cpu")
+    detector.predict(Image.new("RGB", (200, 100)), slice_size=64, slice_overlap=0, batch_size=3)
+    assert [len(batch) for batch in detector.model.seen] == [1, 3, 3, 2]
 
 
 @pytest.mark.parametrize("options", [{"slice_size": 8}, {"slice_size": 100, "slice_overlap": 1}])
