@@ -23,10 +23,10 @@
 #endif
 
 #include "ms_deform_attn.h"
+#include "ms_deform_attn_sort.cuh"
 
 #include <tuple>
 #include <type_traits>
-#include <utility>
 
 namespace msda {
 #if !defined(MSDA_EMULATE)
@@ -34,20 +34,10 @@ using torch::stable::accelerator::DeviceGuard;
 #endif
 namespace {
 
-constexpr int kThreads = 256;          // a block
 constexpr int kSide = 8;               // of an encoder's square of queries
 constexpr int kSlots = 2;              // samples that one lane prepares at a time
 constexpr int kRecords = kThreads * kSlots;
 constexpr int kMaxLevels = 64;
-constexpr unsigned kAllLanes = 0xffffffffu;
-
-}  // namespace
-}  // namespace msda
-
-#include "ms_deform_attn_sort.cuh"
-
-namespace msda {
-namespace {
 
 template <class T>
 using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
@@ -576,8 +566,7 @@ struct Call {  // contiguous copies where needed, kept alive until the kernel is
         p.tiles += static_cast<int64_t>((l.width + kSide - 1) / kSide) * ((l.height + kSide - 1) / kSide);
       }
     }
-    const int64_t blocks = p.tiles * p.batch * p.heads;
-    return launchable(blocks);
+    return launchable(p.tiles * p.batch * p.heads);
   }
 };
 

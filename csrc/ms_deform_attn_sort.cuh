@@ -6,10 +6,13 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 namespace msda {
 namespace {
 
+constexpr int kThreads = 256;      // of a block, here and in the attention
+constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kDigits = kThreads;  // a thread a digit
 constexpr int kDigitBits = 8;
 constexpr int kRounds = 16;        // items of a thread

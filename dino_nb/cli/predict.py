@@ -41,8 +41,7 @@ def run(args):
 
     files = list(leaves(args.source))
     detector = load(args.checkpoint, args.device)
-    options = {"max_detections": args.max_detections, "classes": args.classes, "amp": args.amp}
-    options["slice_size"] = args.slice_size
+    options = {name: getattr(args, name) for name in ("max_detections", "classes", "amp", "slice_size")}
     folder = Path(args.output_dir)
     place = _Names(folder, files)
     skipped, counts, seen = [], Counter(), 0

@@ -39,27 +39,20 @@ def merge(found, windows):
     parts = []
     for number, (part, (x0, y0, x1, y1)) in enumerate(zip(found, windows)):
         boxes, margin = part["boxes"], 0.01 * max(x1 - x0, y1 - y0)
-        inside = torch.ones_like(part["labels"], dtype=torch.bool)
-        if x0 > 0:
-            inside &= boxes[:, 0] > margin
-        if y0 > 0:
-            inside &= boxes[:, 1] > margin
-        if x1 < width:
-            inside &= boxes[:, 2] < x1 - x0 - margin
-        if y1 < height:
-            inside &= boxes[:, 3] < y1 - y0 - margin
-        moved = boxes[inside] + boxes.new_tensor([x0, y0, x0, y0])
-        parts.append(
-            (part["scores"][inside], part["labels"][inside], moved, torch.full_like(part["labels"], number)[inside])
+        least = boxes.new_tensor([margin if start > 0 else -math.inf for start in (x0, y0)])
+        most = boxes.new_tensor(
+            [x1 - x0 - margin if x1 < width else math.inf, y1 - y0 - margin if y1 < height else math.inf]
         )
+        whole = ((boxes[:, :2] > least) & (boxes[:, 2:] < most)).all(1)
+        moved = boxes + boxes.new_tensor([x0, y0, x0, y0])
+        columns = part["scores"], part["labels"], moved, torch.full_like(part["labels"], number)
+        parts.append([column[whole] for column in columns])
     scores, labels, boxes, origin = (torch.cat(column) for column in zip(*parts))
     order = scores.argsort(descending=True, stable=True)
-    scores, labels, boxes, origin = scores[order], labels[order], boxes[order], origin[order]
+    scores, labels, boxes, origin = (column[order] for column in (scores, labels, boxes, origin))
     keep = torch.ones_like(labels, dtype=torch.bool)
     for i in range(len(scores)):
         if keep[i]:
-            rivals = keep & (labels == labels[i]) & (origin != origin[i])
-            rivals[: i + 1] = False
-            rivals[rivals.clone()] = box_iou(boxes[i : i + 1], boxes[rivals])[0] >= SAME
-            keep &= ~rivals
+            same = (labels == labels[i]) & (origin != origin[i]) & (box_iou(boxes[i : i + 1], boxes)[0] >= SAME)
+            keep[i + 1 :] &= ~same[i + 1 :]
     return {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}

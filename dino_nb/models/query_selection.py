@@ -7,7 +7,7 @@ from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou
 from dino_nb.models.heads import box_head, class_head
 
 _CANDIDATES = 4  # tokens looked at for one distinct query
-_ROWS = 512  # of the table of overlaps at a time: all of it would take 0.5 GiB a picture with 900 queries
+_ROWS = 512  # of the table of overlaps at a time: all of it would take 0.4 GiB a picture with 900 queries
 
 
 class QuerySelection(nn.Module):
