@@ -39,7 +39,7 @@ test: venv
 # Nothing is downloaded: the sample is drawn, and dino-tiny comes with the package.
 demo: venv
 	rm -rf demo
-	$(PY) -c "from dino_nb.data.sample import make_sample; make_sample('demo/sample', 96, 24, format='voc')"
+	$(PY) -c "from dino_nb.prepare.sample import make_sample; make_sample('demo/sample', 96, 24, format='voc')"
 	$(NB) convert demo/sample demo/coco
 	$(NB) check demo/coco
 	$(NB) eval demo/coco dino-tiny --output_dir demo/before

@@ -89,7 +89,7 @@ dino_nb.info()
 # %%
 from pathlib import Path
 
-from dino_nb.data.sample import make_sample
+from dino_nb.prepare.sample import make_sample
 
 if SOURCE == "upload":
     assert dino_nb.colab.in_colab(), "upload is Colab's: elsewhere, set SOURCE to the path of the file"
@@ -140,7 +140,7 @@ checked
 # change, and the rest of this notebook goes on with the copy. Left empty, nothing is changed.
 
 # %%
-from dino_nb.data.fix import fix_dataset
+from dino_nb.prepare.repair import fix_dataset
 
 if FIXED_COPY:
     fixed = fix_dataset(COCODIR, FIXED_COPY)
@@ -178,7 +178,7 @@ browser
 # `/content/drive/MyDrive/coco.zip`, the data set is back in the next session with one call: `restore(KEEP_AS, "coco")`.
 
 # %%
-from dino_nb.data.archive import is_archive, pack
+from dino_nb.prepare.archive import is_archive, pack
 
 if KEEP_AS:
     kept = pack(COCODIR, KEEP_AS)

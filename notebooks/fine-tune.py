@@ -85,7 +85,7 @@ dino_nb.info()
 # With no folder named above, the sample is made here: shapes of five kinds, with their annotations.
 
 # %%
-from dino_nb.data.sample import make_sample
+from dino_nb.prepare.sample import make_sample
 
 if not COCODIR:
     COCODIR = make_sample("sample", n_train=32, n_val=12)

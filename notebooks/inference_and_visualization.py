@@ -91,7 +91,7 @@ detector
 # With no pictures named above, the sample is made here: shapes of five kinds, with their annotations.
 
 # %%
-from dino_nb.data.sample import make_sample
+from dino_nb.prepare.sample import make_sample
 
 if not PICTURES and not COCODIR:
     COCODIR = make_sample("sample", n_train=1, n_val=12)

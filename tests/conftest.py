@@ -39,12 +39,12 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def fake_drive(monkeypatch):
     """A ``FakeDrive`` that answers every request for Google's hosts; new tries follow at once."""
-    from dino_nb.checkpoints import transfer
+    from dino_nb.checkpoints import download
     from tests.fake_drive import FakeDrive, reroute
 
     drive = FakeDrive()
     reroute(monkeypatch, drive)
-    monkeypatch.setattr(transfer, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(download, "PAUSES", (0, 0, 0))
     yield drive
     drive.close()
 
@@ -52,8 +52,8 @@ def fake_drive(monkeypatch):
 @pytest.fixture
 def offline(monkeypatch):
     """No network, whatever this machine has."""
-    from dino_nb.checkpoints import transfer
+    from dino_nb.checkpoints import download
     from tests.fake_drive import reroute
 
     reroute(monkeypatch, None)
-    monkeypatch.setattr(transfer, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(download, "PAUSES", (0, 0, 0))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dino_nb.data.archive import restore
-from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
+from dino_nb.prepare.archive import restore
+from dino_nb.prepare.sample import make_sample
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dino_nb.checkpoints.transfer import GOOGLE, TIMEOUT, DownloadError, download
+from dino_nb.checkpoints.download import GOOGLE, TIMEOUT, DownloadError, download
 from dino_nb.errors import UserError
 
 DRIVE_URL = "https://drive.google.com"

@@ -4,8 +4,8 @@ import torch
 
 from dino_nb.checkpoints.names import official_names
 from dino_nb.checkpoints.reading import read_file
+from dino_nb.coco_classes import COCO_OUTPUTS
 from dino_nb.config import ModelConfig, apply_overrides
-from dino_nb.data.coco_classes import COCO_OUTPUTS
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
 

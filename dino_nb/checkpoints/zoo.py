@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_nb.checkpoints import drive
-from dino_nb.checkpoints.transfer import DownloadError, looks_like_html
+from dino_nb.checkpoints.download import DownloadError, looks_like_html
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import home_dir, sha256, size_text, write_text
 

@@ -5,8 +5,8 @@ dino-nb check COCODIR --json > report.json
 dino-nb check COCODIR --fix FIXED      (writes a repaired copy, with a log of every change)
 """
 
-from dino_nb.data.check import check_dataset
-from dino_nb.data.fix import fix_dataset
+from dino_nb.prepare.check import check_dataset
+from dino_nb.prepare.repair import fix_dataset
 
 SUMMARY = "find what is wrong with a COCODIR, and repair it"
 _IMAGES = {"auto": True, "header": "header", "full": "full", "none": False}

@@ -11,10 +11,10 @@ or id of Google Drive. Faults are listed by file and line; then nothing is writt
 
 import json
 
-from dino_nb.data.convert import FORMATS, convert_dataset
-from dino_nb.data.export import FORMATS as EXPORTS
-from dino_nb.data.export import export_dataset, export_results
-from dino_nb.data.formats.boxes import FORMS
+from dino_nb.prepare.convert import FORMATS, convert_dataset
+from dino_nb.prepare.export import FORMATS as EXPORTS
+from dino_nb.prepare.export import export_dataset, export_results
+from dino_nb.prepare.formats.boxes import FORMS
 
 
 def add_arguments(parser):

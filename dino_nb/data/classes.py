@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from dino_nb.data.coco_classes import COCO_CLASSES, COCO_OUTPUTS
+from dino_nb.coco_classes import COCO_CLASSES, COCO_OUTPUTS
 from dino_nb.errors import UserError, did_you_mean
 
 

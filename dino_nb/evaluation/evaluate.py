@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dino_nb import distributed
-from dino_nb.data.check import check_dataset
+from dino_nb.checkpoints.load import load_model, pick_device
 from dino_nb.data.classes import ClassMatch
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import eval_transform
@@ -20,6 +20,7 @@ from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.coco import Scores, score
 from dino_nb.evaluation.collect import collect_shared, match_model
+from dino_nb.prepare.check import check_dataset
 
 
 @dataclass
@@ -155,11 +156,7 @@ def _check(cocodir, split, progress):
 
 def as_model(checkpoint, device=None):
     """The ``DINO`` module behind a checkpoint's name or file, a ``Detector`` or a module, on ``device``."""
-    if isinstance(checkpoint, torch.nn.Module):
-        return checkpoint.to(device) if device is not None else checkpoint
-    from dino_nb.inference.detector import Detector, load, pick_device
-
-    if isinstance(checkpoint, Detector):
-        model = checkpoint.model
-        return model.to(pick_device(device)) if device is not None else model
-    return load(checkpoint, device).model
+    model = getattr(checkpoint, "model", checkpoint)  # of a Detector
+    if isinstance(model, torch.nn.Module):
+        return model if device is None else model.to(pick_device(device))
+    return load_model(checkpoint, device)

@@ -4,8 +4,8 @@ import html
 import json
 from pathlib import Path
 
-from dino_nb.data.findings import printable
 from dino_nb.files import write_text
+from dino_nb.prepare.findings import printable
 from dino_nb.version import __version__
 
 _MEANING = {

@@ -4,78 +4,27 @@ detector = dino_nb.load("dino-4scale-r50-24ep")
 result = detector.predict("street.jpg", threshold=0.3)
 """
 
-import os
 import warnings
 from pathlib import Path
 
 import torch
 
-from dino_nb.checkpoints import zoo
-from dino_nb.checkpoints.files import load_checkpoint
-from dino_nb.data.coco_classes import COCO_OUTPUTS
+from dino_nb.checkpoints.load import load_model, output_names, pick_device
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.errors import UserError
 from dino_nb.inference import sources
 from dino_nb.inference.results import Result, Results, class_numbers
 from dino_nb.inference.slicing import merge, slices
 from dino_nb.inference.video import describe, video_writer
 from dino_nb.models.postprocess import infer, postprocess
 
-DINO_TINY = Path(__file__).parent.parent / "checkpoints" / "assets" / "dino_tiny.safetensors"
-
 
 def load(name_or_path, device=None):
-    """A :class:`Detector` from a checkpoint.
+    """A :class:`Detector` from a checkpoint: a file, ``"dino-tiny"``, a zoo name, or a Google Drive id or link.
 
-    Args:
-        name_or_path: a checkpoint file (this package's, or a published ``.pth``); ``"dino-tiny"``, a small network
-            for trying things out that comes with the package; the name of a published checkpoint (``dino-nb zoo``
-            lists them; fetched once), or a Google Drive id or link of one.
-        device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``; None takes a GPU where there is one.
-
-    Raises:
-        UserError: no such file or name, a damaged checkpoint, or a device that is not there.
+    Arguments and errors: see ``dino_nb.checkpoints.load.load_model``.
     """
-    device = pick_device(device)  # before a download of hundreds of megabytes
-    name = os.fspath(name_or_path)
-    if name == "dino-tiny" and not Path(name).exists():
-        return Detector(load_checkpoint(DINO_TINY), device)
-    return Detector(load_checkpoint(_find(name)), device)
-
-
-def pick_device(device=None):
-    """The ``torch.device`` to use: the given one if it is there, else a GPU if there is one, else the CPU."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"there is no kind of device {device!r}: use 'cuda', 'cuda:0' or 'cpu'.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = f"only {torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none here"
-        raise UserError(
-            f"device {str(device)!r} needs a GPU, and PyTorch sees {found}. In Colab choose Runtime > Change runtime "
-            "type > T4 GPU; or leave out the device to run on the CPU."
-        )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise UserError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _find(name):
-    path = Path(name).expanduser()
-    if path.is_dir():
-        raise UserError(f"{name} is a folder: give the checkpoint file in it.")
-    if path.exists():
-        return path
-    if path.suffix in (".pth", ".pt", ".safetensors") and "://" not in name and zoo.find(name) is None:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
-    if zoo.find(name) is None and did_you_mean(name, ["dino-tiny"]):  # a name that the zoo does not know
-        raise UserError(f"there is no checkpoint {name!r}.{did_you_mean(name, ['dino-tiny', *zoo.names()])}")
-    return zoo.fetch(name)
+    return Detector(load_model(name_or_path, device))
 
 
 class Detector:
@@ -218,14 +167,6 @@ class Detector:
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         backbone = getattr(getattr(self.model, "config", None), "backbone", type(self.model).__name__)
         return f"Detector({backbone}, {len(names)} classes: {shown}; on {self.device})"
-
-
-def output_names(model):
-    """A name for each output of ``model``: its own, COCO's for a published 91-way head, else ``class 0``, ..."""
-    if model.class_names is not None:
-        return list(model.class_names)
-    outputs = model.config.num_classes
-    return list(COCO_OUTPUTS) if outputs == len(COCO_OUTPUTS) else [f"class {i}" for i in range(outputs)]
 
 
 def _readable(source, errors, skipped):

@@ -84,7 +84,7 @@ class Result(dict):
         of ``dino_nb.viz.draw_boxes``.
         """
         # viz stands above this layer; its drawing module needs nothing from here and is loaded when asked for
-        from dino_nb.viz.draw import class_colors, draw_boxes
+        from dino_nb.draw import class_colors, draw_boxes
 
         return draw_boxes(
             self.image if image is None else image,

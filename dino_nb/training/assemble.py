@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dino_nb import distributed
+from dino_nb.checkpoints.load import load_model
 from dino_nb.config import ModelConfig, apply_overrides, preset
 from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import collate
@@ -49,11 +50,9 @@ def new_model(checkpoint, config, train_set, model_options, backbone_weights, ig
 def _load(checkpoint):
     if checkpoint is None or isinstance(checkpoint, torch.nn.Module):
         return checkpoint
-    from dino_nb.inference.detector import load
-
     if not distributed.is_main():
         distributed.barrier()  # the main process fetches; the others then find it on disk
-    model = load(checkpoint, device="cpu").model
+    model = load_model(checkpoint, device="cpu")
     if distributed.is_main():
         distributed.barrier()
     return model

@@ -13,11 +13,11 @@ import torch
 
 from dino_nb import distributed
 from dino_nb.config import TrainConfig, apply_overrides, train_preset
-from dino_nb.data.check import check_dataset
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import train_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation.evaluate import evaluate
+from dino_nb.prepare.check import check_dataset
 from dino_nb.training.assemble import assemble, model_of_state, new_model
 from dino_nb.training.memory import limit_host_caches
 from dino_nb.training.precision import choose

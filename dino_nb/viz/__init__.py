@@ -4,16 +4,16 @@ import importlib
 
 # public name -> the module that defines it
 _WHERE = {
-    "draw_boxes": "draw",
-    "class_colors": "draw",
-    "grid": "sheet",
-    "show_attention": "attention",
-    "evaluation_figure": "scores",
-    "worst_pictures": "scores",
-    "explore": "widgets",
-    "browse": "widgets",
-    "compare": "widgets",
-    "summary_figure": "dataset",
+    "draw_boxes": "dino_nb.draw",
+    "class_colors": "dino_nb.draw",
+    "grid": "dino_nb.viz.sheet",
+    "show_attention": "dino_nb.viz.attention",
+    "evaluation_figure": "dino_nb.viz.scores",
+    "worst_pictures": "dino_nb.viz.scores",
+    "explore": "dino_nb.viz.widgets",
+    "browse": "dino_nb.viz.widgets",
+    "compare": "dino_nb.viz.widgets",
+    "summary_figure": "dino_nb.viz.dataset",
 }
 
 __all__ = list(_WHERE)
@@ -22,7 +22,7 @@ __all__ = list(_WHERE)
 def __getattr__(name):
     if name not in _WHERE:
         raise AttributeError(f"module 'dino_nb.viz' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dino_nb.viz.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(_WHERE[name]), name)
 
 
 def __dir__():

@@ -3,14 +3,14 @@
 import numpy as np
 from PIL import Image
 
-from dino_nb.data.check import read_splits
-from dino_nb.data.check_boxes import guess_layout, to_xywh
-from dino_nb.data.check_images import Folder, known_sizes, look_at_images
-from dino_nb.data.check_records import unsafe
-from dino_nb.data.findings import Findings, printable
 from dino_nb.data.images import open_image
+from dino_nb.draw import class_colors, draw_boxes
 from dino_nb.errors import UserError
-from dino_nb.viz.draw import class_colors, draw_boxes
+from dino_nb.prepare.check import read_splits
+from dino_nb.prepare.check_boxes import guess_layout, to_xywh
+from dino_nb.prepare.check_images import Folder, known_sizes, look_at_images
+from dino_nb.prepare.check_records import unsafe
+from dino_nb.prepare.findings import Findings, printable
 
 INK, FAINT, BAR = "#22303c", "#8a97a3", "#4c8bb8"
 COCO_AREAS = (32**2, 96**2)  # square pixels: where COCO's small and medium objects end

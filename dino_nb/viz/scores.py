@@ -4,11 +4,11 @@ from collections import defaultdict
 
 import numpy as np
 
-from dino_nb.data.findings import printable
 from dino_nb.data.images import open_image
+from dino_nb.draw import class_colors, draw_boxes
 from dino_nb.errors import UserError
 from dino_nb.evaluation.errors import KINDS, analyse_errors
-from dino_nb.viz.draw import class_colors, draw_boxes
+from dino_nb.prepare.findings import printable
 from dino_nb.viz.sheet import grid
 
 SHOWN_CLASSES = 20

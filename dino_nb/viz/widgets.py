@@ -13,10 +13,10 @@ from functools import cache, lru_cache
 from PIL import Image
 
 from dino_nb.data.dataset import CocoDataset
+from dino_nb.draw import class_colors, draw_boxes
 from dino_nb.errors import UserError
 from dino_nb.inference.sources import leaves, read
 from dino_nb.inference.video import is_video
-from dino_nb.viz.draw import class_colors, draw_boxes
 from dino_nb.viz.sheet import grid
 
 _LONG_SIDE = 900  # pixels of a shown picture at most

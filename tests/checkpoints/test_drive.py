@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from dino_nb.checkpoints import drive, transfer
-from dino_nb.checkpoints.transfer import DownloadError
+from dino_nb.checkpoints import download, drive
+from dino_nb.checkpoints.download import DownloadError
 from dino_nb.errors import UserError
 from tests.fake_drive import QUOTA_PAGE, File
 
@@ -18,7 +18,7 @@ ID = "1" + "a" * 32
 OTHER = "1" + "b" * 32
 FOLDER = "1" + "F" * 32
 DATA = os.urandom(3_000_000)
-BLOCK = transfer.BLOCK
+BLOCK = download.BLOCK
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_errors_of_other_servers_name_them(fake_drive, tmp_path):
 def test_too_little_space_is_said_before_the_transfer(fake_drive, tmp_path, monkeypatch):
     fake_drive.files[ID] = File("a.zip", DATA)
     usage = type("usage", (), {"free": 1_000_000})
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError, match=r"it takes 3\.0 MB and 1\.0 MB are free"):
         drive.fetch(ID, tmp_path)
 
@@ -225,11 +225,11 @@ def test_a_folder_that_cannot_be_listed_is_one_sentence(fake_drive, tmp_path, ca
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.skipif(transfer.fcntl is None, reason="file locks are POSIX only")
+@pytest.mark.skipif(download.fcntl is None, reason="file locks are POSIX only")
 def test_processes_that_fetch_one_file_at_once_share_one_download(fake_drive, tmp_path):
     file = fake_drive.pages["/a.zip"] = File("a.zip", DATA, gate=threading.Event())
     script = (
-        "import sys, pathlib; from dino_nb.checkpoints.transfer import download;"
+        "import sys, pathlib; from dino_nb.checkpoints.download import download;"
         "print(download(sys.argv[1], pathlib.Path(sys.argv[2])).stat().st_ino)"
     )
     command = [sys.executable, "-c", script, f"{fake_drive.address}/a.zip", str(tmp_path)]

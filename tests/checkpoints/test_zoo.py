@@ -10,8 +10,8 @@ import torch
 
 import dino_nb
 from dino_nb.checkpoints import zoo
+from dino_nb.checkpoints.download import BLOCK, DownloadError
 from dino_nb.checkpoints.files import save_checkpoint
-from dino_nb.checkpoints.transfer import BLOCK, DownloadError
 from dino_nb.cli import main
 from dino_nb.errors import UserError
 from tests.fake_drive import QUOTA_PAGE, File

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dino_nb.coco_classes import COCO_CLASSES, COCO_OUTPUTS
 from dino_nb.data.classes import match_classes
-from dino_nb.data.coco_classes import COCO_CLASSES, COCO_OUTPUTS
 from dino_nb.errors import UserError
 
 

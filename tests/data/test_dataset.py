@@ -9,9 +9,9 @@ from PIL import Image
 
 from dino_nb.data.coco_file import read_coco, split_files
 from dino_nb.data.dataset import CocoDataset, collate, move
-from dino_nb.data.sample import make_sample
 from dino_nb.data.transforms import eval_transform, train_transform
 from dino_nb.errors import UserError
+from dino_nb.prepare.sample import make_sample
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 0, "name": "dog"}]
 

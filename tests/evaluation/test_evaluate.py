@@ -12,11 +12,11 @@ import torch
 import dino_nb
 from dino_nb.cli import main
 from dino_nb.data.dataset import CocoDataset
-from dino_nb.data.sample import CLASSES, make_sample
 from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import METRICS, score
 from dino_nb.evaluation.collect import collect_predictions, ground_truth_as_predictions
+from dino_nb.prepare.sample import CLASSES, make_sample
 from tests.evaluation.oracle import Oracle, odd_cocodir
 from tests.evaluation.test_coco import by_pycocotools
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dino_nb.data.sample import make_sample
+from dino_nb.prepare.sample import make_sample
 from dino_nb.training.state_file import read_state
 from tests.models import test_golden
 from tests.training.tiny_run import tiny_run

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dino_nb.data.sample import make_sample
+from dino_nb.prepare.sample import make_sample
 
 
 @pytest.fixture(scope="session")

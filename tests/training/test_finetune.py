@@ -11,8 +11,8 @@ from dino_nb.checkpoints.files import load_checkpoint
 from dino_nb.cli import main
 from dino_nb.cli.train import recipe_of, split_options
 from dino_nb.config import TRAIN_PRESETS
-from dino_nb.data.sample import CLASSES
 from dino_nb.errors import UserError
+from dino_nb.prepare.sample import CLASSES
 from tests.training.tiny_run import CONFIG, MODEL, tiny_run
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import dino_nb
-from dino_nb.data.sample import CLASSES, make_sample
+from dino_nb.prepare.sample import CLASSES, make_sample
 from dino_nb.training.finetune import finetune
 
 

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
+from dino_nb.prepare.sample import make_sample
 from dino_nb.training import assemble, finetune, precision
 from dino_nb.training.precision import Precision, choose, cpu_has_bf16, to_float32
 

@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
-from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
+from dino_nb.prepare.sample import make_sample
 from dino_nb.training.state import LAST
 
 from . import resume_worker

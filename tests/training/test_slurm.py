@@ -15,8 +15,8 @@ from submitit.slurm.slurm import SlurmExecutor
 
 import dino_nb
 from dino_nb.cli import train
-from dino_nb.data.sample import make_sample
 from dino_nb.errors import UserError
+from dino_nb.prepare.sample import make_sample
 from dino_nb.training import slurm
 
 

@@ -224,7 +224,7 @@ def test_nothing_is_resumed_unasked_and_differences_are_named(small_sample, tmp_
     with pytest.raises(UserError, match=r"lr was 0\.001 and is 0\.002"):
         tiny_run(small_sample, folder, resume="auto", lr=2e-3)
     other = tmp_path / "other"
-    from dino_nb.data.sample import make_sample
+    from dino_nb.prepare.sample import make_sample
 
     make_sample(other, n_train=6, n_val=2, seed=1)
     with pytest.raises(UserError, match=r"data set changed .*instances_train2017\.json"):

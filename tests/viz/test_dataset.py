@@ -5,7 +5,7 @@ from PIL import Image
 
 from dino_nb.errors import UserError
 from dino_nb.viz import summary_figure
-from tests.data.planting import edit, make_valid, picture, read
+from tests.prepare.planting import edit, make_valid, picture, read
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_nb.data.sample import CLASSES, make_sample
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector
+from dino_nb.prepare.sample import CLASSES, make_sample
 from dino_nb.viz import browse, compare, explore, grid
 from tests.inference.fake import FakeModel
 
