@@ -3,20 +3,66 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
+import sys
 from pathlib import Path
 
+from dino_nb.errors import UserError
+
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts a user's Drive
+# What people write for it, with what follows: MyDrive/run, /content/gdrive/My Drive/run, drive/MyDrive/run, ...
+_SPELT = re.compile(
+    r"[./]*(?:content/)?(?:g?drive/)?my ?drive(?:/(?P<a>.*))?|/?content/g?drive(?:/(?P<b>.*))?"
+    r"|/?g(?:oogle)? ?drive(?:/(?P<c>.*))?",
+    re.IGNORECASE,
+)
+_ROOTS = ("MyDrive", "Shareddrives", ".shortcut-targets-by-id")
 
 
-def home_dir():
+def in_colab() -> bool:
+    """Whether this process belongs to a Colab session."""
+    return "COLAB_RELEASE_TAG" in os.environ or "google.colab" in sys.modules
+
+
+def drive_mounted() -> bool:
+    """Whether Google Drive can be read and written now. A folder of that name outside Colab is no Drive."""
+    return in_colab() and DRIVE.is_dir()
+
+
+def on_drive(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a place on Google Drive, mounted or not: below its mount point, in a Colab session."""
+    return in_colab() and Path(path).absolute().is_relative_to(DRIVE.parent)
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a user typed, without stray blanks and quotes and with ``~`` expanded.
+
+    ``UserError`` for a misspelt Drive path, which would name a local folder that is lost with the session, and for a
+    Drive path outside Colab, where nothing may be made at the root of the disk.
+    """
+    typed = os.fspath(text).strip().strip("\"'").strip()
+    path = Path(typed).expanduser()
+    spelt = _SPELT.fullmatch(typed.replace("\\", "/"))
+    if not spelt or path.exists():
+        return path
+    if not in_colab():
+        raise UserError(f"{typed} is a path on Google Drive, which only Colab has: name a local file or folder.")
+    absolute = path.absolute()
+    if absolute.is_relative_to(DRIVE.parent) and absolute.relative_to(DRIVE.parent).parts[:1] in [(r,) for r in _ROOTS]:
+        return path
+    right = DRIVE / (spelt["a"] or spelt["b"] or spelt["c"] or "")
+    raise UserError(f"{typed} is not on Google Drive and would be lost with the session: write {right}")
+
+
+def home_dir() -> Path:
     """The folder of downloaded checkpoints and built ops (created if missing).
 
     ``$DINO_NB_HOME``; else ``dino_nb`` on a mounted Colab Drive, which outlives the session; else the user cache.
     """
     if os.environ.get("DINO_NB_HOME"):
         home = Path(os.environ["DINO_NB_HOME"]).expanduser()
-    elif DRIVE.is_dir():
+    elif drive_mounted():
         home = DRIVE / "dino_nb"
     else:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dino_nb"
