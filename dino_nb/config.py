@@ -183,6 +183,9 @@ class TrainConfig:
     Attributes:
         model: the ``ModelConfig`` preset of a run from scratch (a checkpoint brings its own architecture).
         epochs: passes over the training pictures.
+        steps: optimiser steps of the whole run; 0: ``epochs`` and what is below hold as they are. Otherwise epochs,
+            batch size, rates, warm-up, evaluations and averaging follow from it and from the number of training images
+            (``dino_nb.training.recipe``), except those that are given.
         batch_size: pictures an optimiser step, over all processes and micro-batches together.
         lr, lr_backbone: learning rates of the network and of its backbone.
         weight_decay, clip_max_norm: AdamW's decay; the gradient norm that is clipped to (0: no clipping).
@@ -195,7 +198,7 @@ class TrainConfig:
         seed: of initialisation, data order, augmentation and denoising.
         amp: ``auto`` (what the device is good at), ``fp32``, ``fp16`` or ``bf16``.
         micro_batch: pictures a forward pass; 0 lets the memory planner choose.
-        checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``, ``all``.
+        grad_checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``, ``all``.
         aspect_groups: batches of similar aspect ratio (less padding, slightly less random).
         num_workers: loader processes; 0 loads in the training process.
         size, max_size: short side of evaluation (training draws sizes up to it) and longest long side, in pixels;
@@ -208,6 +211,7 @@ class TrainConfig:
 
     model: str = "DINO_4scale"
     epochs: int = 12
+    steps: int = 0
     batch_size: int = 16
     lr: float = 1e-4
     lr_backbone: float = 1e-5
@@ -223,7 +227,7 @@ class TrainConfig:
     seed: int = 42
     amp: str = "auto"
     micro_batch: int = 0
-    checkpointing: str = "auto"
+    grad_checkpointing: str = "auto"
     aspect_groups: bool = False
     num_workers: int = 2
     size: int = 0
@@ -253,7 +257,7 @@ class TrainConfig:
 _CHOICES = {
     "schedule": ("step", "cosine", "constant"),
     "amp": ("auto", "fp32", "fp16", "bf16"),
-    "checkpointing": ("auto", "none", "transformer", "all"),
+    "grad_checkpointing": ("auto", "none", "transformer", "all"),
 }
 
 # The published recipes: the rate drops tenfold once, after epoch 11, 20 or 30 of 12, 24 or 36.
@@ -271,6 +275,8 @@ TRAIN_PRESETS = {
 # A checkpoint on a few hundred pictures: more passes, a gentle start for the new class rows, averaged weights.
 _FINETUNE = {"epochs": 30, "schedule": "cosine", "warmup_steps": 100, "ema": True, "ema_decay": 0.998, "patience": 10}
 TRAIN_PRESETS["finetune"] = TrainConfig(**_FINETUNE)
+# The same, as long as its data set needs: sized in optimiser steps instead of epochs.
+TRAIN_PRESETS["steps"] = TrainConfig(steps=4000, schedule="cosine", ema=True)
 # The same within the 15 GB, 12 hours and 2 processors of a free Colab T4.
 TRAIN_PRESETS["t4"] = TrainConfig(**_FINETUNE, amp="fp16", aspect_groups=True, size=736, max_size=1226)
 # dino-small from an ImageNet backbone on a few hundred pictures; the first stages stay as they are, as published.
@@ -303,7 +309,7 @@ TRAIN_PRESETS["tiny"] = TrainConfig(
     ema_decay=0.99,
     amp="fp32",
     micro_batch=4,
-    checkpointing="none",
+    grad_checkpointing="none",
     num_workers=0,
     size=160,
     max_size=266,

@@ -146,14 +146,14 @@ def _saved_plan(state, config, device):
     if state is None:
         return None
     plan = memory.Plan(**state["plan"])
-    same = all(state["config"][name] == getattr(config, name) for name in ("micro_batch", "checkpointing"))
+    same = all(state["config"][name] == getattr(config, name) for name in ("micro_batch", "grad_checkpointing"))
     return plan if same and plan.peak <= memory.memory_limit(device) else None
 
 
 def _plan(model, criterion, precision, config, train_set, sizes, device):
     share = -(-config.batch_size // distributed.world_size())
-    if config.micro_batch and config.checkpointing != "auto":
-        return memory.Plan(min(config.micro_batch, share), config.checkpointing)
+    if config.micro_batch and config.grad_checkpointing != "auto":
+        return memory.Plan(min(config.micro_batch, share), config.grad_checkpointing)
     canvas = memory.worst_canvas(sizes, config.size, config.max_size, config.aspect_groups)
     most = max(train_set.objects_of(i) for i in range(len(train_set)))
     model.train()
@@ -163,7 +163,7 @@ def _plan(model, criterion, precision, config, train_set, sizes, device):
         memory.memory_limit(device),
         fixed=memory.optimizer_bytes(model),
         micro_batch=min(config.micro_batch, share),
-        checkpointing=config.checkpointing,
+        checkpointing=config.grad_checkpointing,
     )
 
 

@@ -22,6 +22,7 @@ from dino_nb.training.assemble import assemble, model_of_state, new_model
 from dino_nb.training.memory import limit_host_caches
 from dino_nb.training.precision import choose
 from dino_nb.training.randomness import seed_everything
+from dino_nb.training.recipe import size_in_steps
 from dino_nb.training.state import StateKeeper, check_same_run, data_fingerprint
 from dino_nb.training.stopping import StopNow, StopRequest
 from dino_nb.training.trainer import BEST, LAST, fit, restore
@@ -33,11 +34,12 @@ _FREE = (
     "num_workers",
     "save_minutes",
     "micro_batch",
-    "checkpointing",
+    "grad_checkpointing",
     "max_nonfinite",
     "patience",
     "eval_every",
     "epochs",
+    "steps",
 )
 
 
@@ -129,6 +131,7 @@ def finetune(
         if check:
             distributed.on_main(_refuse_faults, cocodir)
         train_set = _train_set(cocodir)
+        config = size_in_steps(config, len(train_set), options)
         seed_everything(config.seed)
         if state:
             check_same_run(state, settings, data_fingerprint(cocodir), ignore=_FREE)

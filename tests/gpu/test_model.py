@@ -46,7 +46,7 @@ def test_it_trains_and_goes_on(sample, tmp_path, amp, capsys):
 def test_the_plan_predicts_the_peak(sample, tmp_path, capsys):
     options = {"device": "cuda", "preset": "tiny", "backbone_weights": False, "model_options": None}
     torch.cuda.reset_peak_memory_stats()
-    tiny_run(sample, tmp_path, epochs=1, batch_size=16, micro_batch=0, checkpointing="auto", amp="auto", **options)
+    tiny_run(sample, tmp_path, epochs=1, batch_size=16, micro_batch=0, grad_checkpointing="auto", amp="auto", **options)
     out = capsys.readouterr().out
     predicted = float(out.split("predicted peak ")[1].split(" of ")[0])
     assert torch.cuda.max_memory_allocated() / 2**30 < predicted * 1.2 + 0.1

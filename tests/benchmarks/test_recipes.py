@@ -1,0 +1,37 @@
+"""The script that measures recipes, on a few images."""
+
+import json
+
+from dino_nb.prepare.sample import make_sample
+from tests.benchmarks.recipes import COLUMNS, main, subset
+
+
+def test_recipes_append_a_row_a_run(tmp_path, capsys):
+    cocodir = make_sample(tmp_path / "sample", n_train=6, n_val=2)
+    rows, figure = tmp_path / "rows.jsonl", tmp_path / "rows.png"
+    command = [str(cocodir), "--start", "dino-tiny", "--images", "4", "--rows", str(rows), "--options", "size=64"]
+    command += ["max_size=107", "--recipes", "tiny:epochs=1", "steps:steps=2,amp=fp32", "--figure", str(figure)]
+    main(command)
+    first, second = map(json.loads, rows.read_text().splitlines())
+    assert (first["set"], first["images"], first["steps"], first["recipe"]) == (
+        "sample", 4, 1, "tiny:epochs=1 size=64 max_size=107",
+    )  # fmt: skip
+    assert second["steps"] == 2 and [record["epoch"] for record in second["history"]] == [0, 1, 2]
+    assert figure.stat().st_size > 1000
+    capsys.readouterr()
+    main(["--table", "--rows", str(rows)])
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 4 and table[0] == f"| {' | '.join(COLUMNS)} |"
+
+
+def test_recipes_subsets_are_nested(tmp_path):
+    cocodir = make_sample(tmp_path / "sample", n_train=8, n_val=2)
+    names = [
+        {
+            image["file_name"]
+            for image in json.loads((folder / "annotations/instances_train2017.json").read_text())["images"]
+        }
+        for folder in (subset(cocodir, 2, tmp_path / "two"), subset(cocodir, 5, tmp_path / "five"))
+    ]
+    assert len(names[0]) == 2 and len(names[1]) == 5 and names[0] < names[1]
+    assert all((tmp_path / "two" / "train2017" / name).exists() for name in names[0])

@@ -1,0 +1,51 @@
+"""A recipe sized in optimiser steps: what follows from the number of images, and what the user's own choices keep."""
+
+import pytest
+
+from dino_nb.config import TRAIN_PRESETS, TrainConfig
+from dino_nb.errors import UserError
+from dino_nb.training.recipe import size_in_steps
+
+STEPS = TRAIN_PRESETS["steps"]
+
+
+def test_recipe_of_published_presets_is_left_alone():
+    for name, config in TRAIN_PRESETS.items():
+        if name != "steps":
+            assert size_in_steps(config, 200) is config
+
+
+@pytest.mark.parametrize("images, batch", [(1, 4), (25, 4), (200, 4), (799, 4), (800, 8), (1600, 16), (118_000, 16)])
+def test_recipe_batch_grows_with_the_data_set(images, batch):
+    config = size_in_steps(STEPS, images)
+    assert config.batch_size == batch
+    assert config.lr == pytest.approx(1e-4 * (batch / 16) ** 0.5)
+    assert config.lr_backbone == pytest.approx(1e-5 * (batch / 16) ** 0.5)
+
+
+@pytest.mark.parametrize("images", [3, 25, 205, 1000, 5000])
+def test_recipe_length_is_the_budget(images):
+    config = size_in_steps(STEPS, images)
+    per_epoch = -(-images // config.batch_size)
+    assert config.steps == config.epochs * per_epoch
+    assert abs(config.steps - 4000) <= per_epoch / 2 or config.epochs == 12
+    assert config.warmup_steps == round(config.steps / 20)
+    assert 15 <= config.epochs / config.eval_every <= 25 or config.eval_every == 1
+    assert config.ema_decay == pytest.approx(1 - 40 / config.steps)
+
+
+def test_recipe_shows_a_large_data_set_twelve_times_unless_the_steps_are_given():
+    assert size_in_steps(STEPS, 100_000).epochs == 12
+    assert size_in_steps(STEPS, 100_000, given=["steps"]).epochs == 1
+
+
+def test_recipe_keeps_what_the_user_gave():
+    given = {"epochs": 10, "batch_size": 2, "lr": 3e-4, "warmup_steps": 7, "ema_decay": 0.5}
+    config = size_in_steps(TrainConfig(steps=4000, **given), 200, given)
+    assert {name: getattr(config, name) for name in given} == given
+    assert config.steps == 1000, "the rest follows from them"
+
+
+def test_recipe_budget_below_its_warm_up_is_an_error():
+    with pytest.raises(UserError, match="warmup_steps=100 leaves nothing of a run of 50 steps"):
+        size_in_steps(TrainConfig(steps=50, warmup_steps=100), 200, ["steps", "warmup_steps"])
