@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from dino_nb.checkpoints.official import load_official
-from dino_nb.checkpoints.reading import read_file
 from dino_nb.config import ModelConfig, apply_overrides
 from dino_nb.errors import UserError
 from dino_nb.files import atomic_path
 from dino_nb.models.dino import build_model
+from dino_nb.torch_file import read_torch_file
 from dino_nb.version import __version__
 
 FORMAT = "dino_nb"
@@ -49,7 +49,7 @@ def load_checkpoint(path):
 
 def read_checkpoint(path):
     """The content of a file as a dict; of our safetensors files too: ``model`` and the description beside it."""
-    content = read_file(path)
+    content = read_torch_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     if FORMAT in content.get("metadata", {}):

@@ -3,11 +3,11 @@
 import torch
 
 from dino_nb.checkpoints.names import official_names
-from dino_nb.checkpoints.reading import read_file
 from dino_nb.coco_classes import COCO_OUTPUTS
 from dino_nb.config import ModelConfig, apply_overrides
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
+from dino_nb.torch_file import read_torch_file
 
 # embedding width and window of the published Swins, by name
 _SWINS = {
@@ -30,7 +30,7 @@ def load_official(source, weights="model"):
     Raises:
         UserError: one message with every missing and unexpected name and wrong shape (five of each are shown).
     """
-    content = source if isinstance(source, dict) else read_file(source)
+    content = source if isinstance(source, dict) else read_torch_file(source)
     where = "the state dict" if isinstance(source, dict) else str(source)
     state, args = _state_dict(content, weights, where)
     config = read_config(state, args, where)

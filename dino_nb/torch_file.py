@@ -1,0 +1,86 @@
+"""Reading ``.pth``, ``.pt`` and ``.safetensors`` files that may come from anywhere: nothing in them is ever run."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dino_nb.errors import UserError
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """The content of a ``.pth``/``.pt`` pickle or a ``.safetensors`` file, tensors on the CPU.
+
+    Pickles are read with ``weights_only=True``: beside tensors and plain values only ``argparse.Namespace`` (the
+    ``args`` of published files) and numpy numbers are let in. A safetensors file becomes ``{"model", "metadata"}``.
+
+    Raises:
+        UserError: no such file, cut short, not a checkpoint, or one that asks for code to be run.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint file {str(path)!r}.")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+        if start.startswith((b"<!doctype", b"<html")):
+            raise UserError(f"{path} is a web page, not a checkpoint: the download was refused. Fetch it by hand.")
+        with torch.serialization.safe_globals(_allowed()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is not read: it is damaged, or holds objects beyond tensors and plain values, which could run "
+            f"code ({_first_sentence(str(error))}). Fetch it again, or save it with the weights alone."
+        ) from None
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or _first_sentence(str(error))}).") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(
+            f"{path} is damaged or not a checkpoint ({_first_sentence(str(error)) or type(error).__name__}). "
+            "Download or copy it again."
+        ) from error
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors by name in a file of backbone weights, out of the ``model`` or ``state_dict`` that may hold them."""
+    content = read_torch_file(path)
+    for key in ("model", "state_dict", "model_state"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise UserError(f"{path} holds no weights: neither tensors by name nor a 'model' or 'state_dict' with them.")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return {"model": {k: file.get_tensor(k) for k in file.keys()}, "metadata": file.metadata() or {}}  # noqa: SIM118
+
+
+def _allowed() -> list[Any]:
+    numbers = [getattr(np, n) for n in ("float64", "float32", "int64", "int32", "bool_")]
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *(type(np.dtype(n)) for n in numbers),
+    ]
+
+
+def _first_sentence(text: str) -> str:
+    for line in text.splitlines():
+        if "GLOBAL" in line or "global" in line:
+            return line.strip()[:200]
+    return text.splitlines()[0][:200] if text else ""
