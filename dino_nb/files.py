@@ -6,7 +6,8 @@ import os
 import re
 import secrets
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from dino_nb.errors import UserError
 
@@ -70,8 +71,19 @@ def home_dir() -> Path:
     return home
 
 
+def leaves_folder(name: str) -> bool:
+    """Whether a file name that a stranger's file gives is absolute or climbs out of its folder, on any system."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or name[1:2] == ":" or "\0" in name
+
+
+def links_out(path: Path, root: Path) -> bool:
+    """Whether ``path``, below ``root`` by its name, is in truth elsewhere: it or a folder above it is a link."""
+    return not path.resolve().is_relative_to(root.resolve())
+
+
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, remove it on any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +98,13 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sha256(path):
+def sha256(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file, read in blocks."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as f:
@@ -101,6 +113,6 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def size_text(count):
+def size_text(count: float) -> str:
     """A number of bytes for people: ``41.3 MB``, ``1.27 GB``."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

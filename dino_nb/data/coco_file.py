@@ -1,99 +1,206 @@
-"""A COCO annotation file as the data set and the evaluation read it: found, parsed, completed, or refused in words."""
+"""A COCO annotation file: the one place that parses it, for training, check, repair and convert.
+
+coco = parse_coco(path, report=print)   # tolerant: whatever is usable, and each problem to `report`
+data = read_coco(path)                  # strict: a dict, or the first problem that matters as a UserError
+"""
 
 import contextlib
 import io
-import json
 import math
+import reprlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from dino_nb.data.json_file import BadJson, JsonFile, read_json
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.files import leaves_folder
+
+FAR = 1e12  # pixels: a coordinate beyond is as good as infinite
+_WIDE = 2**53  # integers beyond are changed by JavaScript and by tables of floats
+_SECTIONS = ("images", "annotations", "categories")
+_ONE_OF = {"images": "image", "annotations": "annotation", "categories": "category"}
+# what others may stumble over, but what is read here without doubt
+HARMLESS = {"json-bom", "id-type", "annotation-duplicate-ids", "image-size-missing", "missing-area"}
+HARMLESS |= {"missing-iscrowd", "box-derived"}
+
+Id = int | str
+_brief = reprlib.Repr()
+_brief.maxstring, _brief.maxlist, _brief.maxlevel, _brief.maxlong = 100, 8, 2, 60
 
 
-def split_files(cocodir, split):
+class Problem(NamedTuple):
+    """One thing wrong with a file.
+
+    ``kind`` is the name of a fault, as in `dino_nb.prepare.faults`; ``row`` the position in the list ``section``, or,
+    for what concerns the whole file, the line (from 1) or None.
+    """
+
+    kind: str
+    text: str
+    file: "CocoFile"
+    section: str | None = None
+    row: int | None = None
+
+    @property
+    def id(self) -> Id | None:
+        """The id of the record, if it has one."""
+        return None if self.section is None else id_of(self.file.record(self.section, self.row).get("id"))[0]
+
+    @property
+    def who(self) -> str:
+        """``annotation 5``, ``image number 3 of the list``, or nothing."""
+        if self.section is None:
+            return ""
+        who = _ONE_OF[self.section]
+        return f"{who} {brief(self.id)}" if self.id is not None else f"{who} number {(self.row or 0) + 1} of the list"
+
+    def line(self) -> int | None:
+        """The line, from 1, of the record or fault."""
+        return self.file.line(self.section, self.row) if self.section else self.row
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.text}" if self.section else self.text
+
+
+Report = Callable[[Problem], Any]
+
+
+@dataclass
+class CocoFile:
+    """The usable records of one annotation file. ``rows`` index the lists of ``document``.
+
+    Attributes:
+        path, label: the file, and its name in messages.
+        document: the parsed object, with three lists; None if it is not usable.
+        categories: id -> name, in the order of the file. Ids here and below are as of `id_of`.
+        image_ids, image_names, image_rows: lists of one length; ids are unique.
+        image_sizes: (images, 2) width and height as the file says, NaN where it does not.
+        rows: (boxes,) rows of the annotations; ``image`` (boxes,) positions in the image lists; ``category``
+            (boxes,) positions in ``list(categories)``; ``crowd`` (boxes,) bool.
+        boxes: (boxes, 4) finite numbers as written: x, y, width, height, if the file keeps to COCO's rule.
+        derived: (boxes,) bool: the box was taken from the polygons, so it is x, y, width, height in pixels for sure.
+    """
+
+    path: Path
+    label: str
+    document: dict[str, list] | None = None
+    json: JsonFile | None = None
+    categories: dict[Id, str] = field(default_factory=dict)
+    image_ids: list[Id] = field(default_factory=list)
+    image_names: list[str] = field(default_factory=list)
+    image_rows: list[int] = field(default_factory=list)
+    image_sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    image: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    category: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    derived: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def record(self, section: str, row: int | None) -> dict[str, Any]:
+        """Entry ``row`` of the list ``section``; an empty dict if it is no record."""
+        entry = self.document[section][row] if self.document is not None and row is not None else None
+        return entry if isinstance(entry, dict) else {}
+
+    def line(self, section: str, row: int | None) -> int | None:
+        """The line, from 1, of a record; None if the file is one line."""
+        return self.json.line(section, row) if self.json is not None and row is not None else None
+
+
+def parse_coco(
+    path: Path | str, report: Report, *, label: str | None = None, needs_annotations: bool = True
+) -> CocoFile:
+    """Read what is usable of ``path`` and call ``report`` with a `Problem` for everything that is not as it should be.
+
+    Nothing in the file raises an error here. Without ``needs_annotations`` that list may be missing, as in a test
+    split. If the file cannot be used at all, ``document`` of the result is None.
+    """
+    coco = CocoFile(Path(path), label or str(path))
+    try:
+        coco.json = read_json(path)
+    except BadJson as error:
+        report(Problem(error.kind, str(error), coco, None, error.line))
+        return coco
+    if odd := coco.json.oddity:
+        report(Problem(odd.kind, str(odd), coco, None, odd.line))
+    document = coco.json.document
+    if not needs_annotations and isinstance(document, dict):
+        document.setdefault("annotations", [])
+    if not _has_structure(coco, document, report):
+        return coco
+    coco.document = document
+    _read_categories(coco, report)
+    _read_images(coco, report)
+    _read_annotations(coco, report)
+    return coco
+
+
+def read_coco(file: Path | str) -> dict[str, Any]:
+    """The annotation file as a dict with lists ``images``, ``annotations`` and ``categories``.
+
+    ``annotations`` may be missing (a test split). Missing ``area`` is filled with the box's, missing ``iscrowd``
+    with 0; polygons and masks are dropped, since only boxes are used. What cannot be used is a ``UserError`` that
+    names file, line or id.
+    """
+
+    def refuse(problem: Problem) -> None:
+        if problem.kind not in HARMLESS:
+            line = problem.line()
+            place = f"{file}, line {line}" if line and problem.section else str(file)
+            raise UserError(f"{place}: {str(problem).rstrip('.')}. dino-nb check COCODIR lists all faults.")
+
+    coco = parse_coco(file, refuse, needs_annotations=False)
+    images = [coco.record("images", row) for row in coco.image_rows]
+    for image in images:
+        if leaves_folder(image["file_name"]):
+            name = f"image {image['id']!r} has file_name {image['file_name']!r}"
+            raise UserError(f"{file}: {name}, which leaves the image folder.")
+    annotations = [
+        {
+            "id": record.get("id", row + 1),
+            "image_id": record["image_id"],
+            "category_id": record["category_id"],
+            "bbox": box,
+            "area": area if area is not None and math.isfinite(area) else box[2] * box[3],
+            "iscrowd": int(crowd),
+        }
+        for row, box, crowd in zip(coco.rows.tolist(), coco.boxes.tolist(), coco.crowd.tolist())
+        for record in [coco.record("annotations", row)]
+        for area in [number(record.get("area"))]
+    ]
+    categories = [coco.record("categories", row) for row in range(len(coco.categories))]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def split_files(cocodir: Path | str, split: str) -> tuple[Path, Path]:
     """``(image folder, annotation file)`` of one split (``train``, ``val``, ``test``, or with ``2017``)."""
     cocodir, name = Path(cocodir).expanduser(), f"{str(split).removesuffix('2017')}2017"
     if not cocodir.is_dir():
         raise UserError(f"there is no folder {cocodir}.")
-    names = [f"{kind}_{name}" for kind in ("instances", "image_info")]  # the second: a test split without annotations
-    for file in (cocodir / "annotations" / f"{n}.json" for n in names):
-        if file.is_file():
-            return cocodir / name, file
+    file = annotation_file(cocodir, name)
+    if file.is_file():
+        return cocodir / name, file
     found = sorted(p.name for p in (cocodir / "annotations").glob("*.json"))
     splits = [f.removesuffix(".json").split("_")[-1].removesuffix("2017") for f in found]
     hint = did_you_mean(split, splits) or (
-        f" It has {', '.join(found)}." if found else " dino-nb convert SRC COCODIR makes one of any annotation format."
+        f" It has {', '.join(found[:10])}." if found else " dino-nb convert SRC COCODIR makes one of any format."
     )
     raise UserError(f"{cocodir} has no annotations/instances_{name}.json.{hint}")
 
 
-def read_coco(file):
-    """The annotation file as a dict with lists ``images``, ``annotations`` and ``categories``.
-
-    ``annotations`` may be missing (a test split). Missing ``area`` is filled with the box's, missing ``iscrowd``
-    with 0; polygons and masks are dropped, since only boxes are used. What cannot be used at all is a ``UserError``
-    that names file, line or id.
-    """
-    try:
-        data = json.loads(Path(file).read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}, column {error.colno}: not correct JSON ({error.msg}).") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON in UTF-8 ({type(error).__name__}).") from None
-    if not isinstance(data, dict) or not all(_records(data.get(key)) for key in ("images", "categories")):
-        raise UserError(f"{file} is not a COCO file: it needs the lists of records 'images' and 'categories'.")
-    annotations = data.get("annotations", [])
-    if not _records(annotations):
-        raise UserError(f"{file}: 'annotations' is not a list of records.")
-    for key, needed in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
-        for i, record in enumerate(data[key]):
-            missing = [n for n in needed if n not in record]
-            if missing:
-                raise UserError(f"{file}: entry {i} of '{key}' has no {' and no '.join(map(repr, missing))}.")
-        _unique_ids(file, key, data[key])
-    images, categories = ({r["id"] for r in data[key]} for key in ("images", "categories"))
-    kept = [_complete(file, i, a, images, categories) for i, a in enumerate(annotations)]
-    return {"info": {}, "images": data["images"], "annotations": kept, "categories": data["categories"]}
+def annotation_file(cocodir: Path | str, split: str) -> Path:
+    """The annotation file of one split, whether or not it is there."""
+    name = f"{split.removesuffix('2017')}2017.json"
+    file = Path(cocodir) / "annotations" / f"instances_{name}"
+    bare = file.with_name(f"image_info_{name}")  # a test split without boxes
+    return bare if bare.is_file() and not file.is_file() else file
 
 
-def _records(value):
-    return isinstance(value, list) and all(isinstance(record, dict) for record in value)
-
-
-def _unique_ids(file, key, records):
-    seen = set()
-    for record in records:
-        if not isinstance(record["id"], (int, float, str)) or record["id"] in seen:
-            what = "is there twice" if isinstance(record["id"], (int, float, str)) else "is no number"
-            raise UserError(f"{file}: id {record['id']!r} in '{key}' {what}. dino-nb check tells more.")
-        seen.add(record["id"])
-
-
-def _complete(file, i, annotation, images, categories):
-    """One annotation with its box as four floats, ``area`` and ``iscrowd``; no polygons."""
-    where = f"{file}: annotation {annotation.get('id', f'number {i}')!r}"
-    for key, known in (("image_id", images), ("category_id", categories)):
-        value = annotation.get(key)
-        if isinstance(value, (list, dict)) or value not in known:
-            raise UserError(f"{where} has {key} {value!r}, which the file does not list. dino-nb check tells more.")
-    box = annotation.get("bbox")
-    try:
-        box = [float(v) for v in box]
-        if len(box) != 4 or not all(map(math.isfinite, box)):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise UserError(f"{where} has no box of four finite numbers but {box!r}. dino-nb check tells more.") from None
-    area = annotation.get("area")
-    return {
-        "id": annotation.get("id", i + 1),
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": box,
-        "area": float(area) if isinstance(area, (int, float)) and math.isfinite(area) else box[2] * box[3],
-        "iscrowd": int(bool(annotation.get("iscrowd", 0))),
-    }
-
-
-def to_pycocotools(data):
+def to_pycocotools(data: dict[str, Any]) -> Any:
     """A dict as of :func:`read_coco` as a ``pycocotools.coco.COCO`` with its index made, without its messages."""
     from pycocotools.coco import COCO
 
@@ -102,3 +209,205 @@ def to_pycocotools(data):
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def brief(value: object) -> str:
+    """``repr`` of a value of unknown size and depth, cut short."""
+    try:
+        return _brief.repr(value)
+    except ValueError:  # an integer of more digits than Python writes out
+        return "an integer of thousands of digits"
+
+
+def id_of(value: object) -> tuple[Id | None, bool]:
+    """``(id, well typed)``: the integer that a value is or spells, a text, or None if it cannot be an id."""
+    if type(value) is int:  # not a bool
+        return value, abs(value) < _WIDE
+    if isinstance(value, float) and value.is_integer():
+        return int(value), False
+    if isinstance(value, str) and (text := value.strip()):
+        plain = len(text) < 16 and text.isascii() and text.removeprefix("-").isdigit() and str(int(text)) == text
+        return (int(text) if plain else text), False
+    return None, False
+
+
+def number(value: object) -> float | None:
+    """``value`` as a float (NaN and infinity included), or None where it is not a JSON number."""
+    if type(value) is float:
+        return value
+    if type(value) is not int:  # a bool is none
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _has_structure(coco: CocoFile, document: Any, report: Report) -> bool:
+    if not isinstance(document, dict):
+        kind = {list: "a list", str: "a text", bool: "true or false"}.get(type(document), "a number or null")
+        first = document[0] if isinstance(document, list) and document else None
+        hint = ", as of detections (results, not annotations)" if isinstance(first, dict) and "score" in first else ""
+        report(Problem("json-structure", f"it is not a COCO file: it is {kind}{hint}, not an object", coco))
+        return False
+    wrong = [s for s in _SECTIONS if not isinstance(document.get(s), list)]
+    for section in wrong:
+        what = f"the list {section!r} is missing" if section not in document else f"{section!r} is not a list"
+        keys = ", ".join(brief(key[:30]) for key in list(document)[:8]) or "none"
+        report(Problem("json-structure", f"it is not a COCO file: {what}; the keys are {keys}", coco))
+    return not wrong
+
+
+def _records(coco: CocoFile, section: str, report: Report) -> Iterator[tuple[int, dict, Callable[[str, str], None]]]:
+    """``(row, record, complain(kind, text))`` of each entry of a list."""
+    for row, entry in enumerate(coco.document[section] if coco.document else ()):
+
+        def complain(kind: str, text: str, row: int = row) -> None:
+            report(Problem(kind, text, coco, section, row))
+
+        yield row, entry if isinstance(entry, dict) else {}, complain
+
+
+def _read_categories(coco: CocoFile, report: Report) -> None:
+    for _, record, complain in _records(coco, "categories", report):
+        value, name = record.get("id"), record.get("name")
+        key, good = id_of(value)
+        if key is None:
+            complain("category-malformed", f"a category needs an id and a name, its id is {brief(value)}")
+            continue
+        if type(name) in (int, float):
+            name = str(name)
+        if not isinstance(name, str) or not name.strip():
+            complain("category-malformed", f"a category needs an id and a name, its name is {brief(name)}")
+            name = f"class {brief(key)}"
+        if not good:
+            complain("id-type", f"id is {brief(value)}, not an integer of usual size")
+        if key in coco.categories:
+            both = f"{brief(coco.categories[key])}, {brief(name)}"
+            complain("category-duplicate-ids", f"category id {brief(key)} is there twice: {both}")
+            continue
+        coco.categories[key] = name
+
+
+def _read_images(coco: CocoFile, report: Report) -> None:
+    seen: dict[Id, str] = {}
+    sizes = []
+    for row, record, complain in _records(coco, "images", report):
+        value, name = record.get("id"), record.get("file_name")
+        key, good = id_of(value)
+        if key is None or not isinstance(name, str) or not name.strip():
+            complain("image-malformed", f"an image needs id and file_name, but has {brief(value)} and {brief(name)}")
+            continue
+        if not good:
+            complain("id-type", f"id is {brief(value)}, not an integer of usual size")
+        if key in seen:
+            both = f"{brief(seen[key])}, {brief(name)}"
+            complain("image-duplicate-ids", f"image id {brief(key)} is there twice: {both}")
+            continue
+        width, height = number(record.get("width")), number(record.get("height"))
+        if not (width and height and 1 <= width < FAR and 1 <= height < FAR):
+            said = f"width {brief(record.get('width'))}, height {brief(record.get('height'))}"
+            complain("image-size-missing", f"{brief(name)} has {said}")
+            width = height = math.nan
+        seen[key] = name
+        coco.image_ids.append(key)
+        coco.image_names.append(name)
+        coco.image_rows.append(row)
+        sizes.append((width, height))
+    coco.image_sizes = np.array(sizes, dtype=np.float64).reshape(-1, 2)
+
+
+def _read_annotations(coco: CocoFile, report: Report) -> None:
+    image_at = {key: i for i, key in enumerate(coco.image_ids)}
+    category_at = {key: i for i, key in enumerate(coco.categories)}
+    written = {"image_id": _as_written(coco, "images"), "category_id": _as_written(coco, "categories")}
+    seen: set[Id] = set()
+    columns = []
+    for row, record, complain in _records(coco, "annotations", report):
+        fields = ("id", "image_id", "category_id")
+        (key, good), (image, known), (category, listed) = (id_of(record.get(n)) for n in fields)
+        if not (good and known and listed):
+            for name in fields:
+                value = record.get(name)
+                if id_of(value)[0] is not None and not id_of(value)[1]:
+                    complain("id-type", f"{name} is {brief(value)}, not an integer of usual size")
+        if image is None or category is None:
+            said = f"image_id {brief(record.get('image_id'))}, category_id {brief(record.get('category_id'))}"
+            complain("annotation-malformed", f"an annotation needs an image and a category, but has {said}")
+            continue
+        if key is None or key in seen:
+            complain("annotation-duplicate-ids", "the id is missing" if key is None else "the id is there twice")
+        if key is not None:
+            seen.add(key)
+        box, derived = _read_box(record, complain)
+        crowd = _read_extras(record, complain)
+        if image not in image_at:
+            complain("unknown-image", f"image_id {brief(record['image_id'])} is not among the images")
+        if category not in category_at:
+            complain("unknown-category", f"category_id {brief(record['category_id'])} is not among the categories")
+        for name, value in (("image_id", image), ("category_id", category)):
+            if (meant := written[name].get(value)) is not None and meant != record[name]:
+                complain("id-mismatch", f"{name} {brief(record[name])} is {brief(meant)} in the list that it refers to")
+        if box is not None and image in image_at and category in category_at:
+            columns.append((row, image_at[image], category_at[category], crowd, derived, *box))
+    table = np.array(columns, dtype=np.float64).reshape(-1, 9)
+    coco.rows, coco.image, coco.category = table[:, :3].astype(np.int64).T
+    coco.crowd, coco.derived, coco.boxes = table[:, 3] == 1, table[:, 4] == 1, table[:, 5:]
+
+
+def _as_written(coco: CocoFile, section: str) -> dict[Id | None, Any]:
+    """Id -> the value that the list has for it, the first one."""
+    entries = coco.document[section] if coco.document else []
+    return {id_of(e.get("id"))[0]: e.get("id") for e in reversed(entries) if isinstance(e, dict)}
+
+
+def _read_extras(record: dict[str, Any], complain: Callable[[str, str], None]) -> bool:
+    """Whether an annotation is a crowd region."""
+    area, crowd = number(record.get("area")), record.get("iscrowd")
+    if area is None or not 0 < area < math.inf:
+        complain("missing-area", f"area is {brief(record.get('area'))}")
+    if crowd not in (0, 1):
+        complain("missing-iscrowd", f"iscrowd is {brief(crowd)}")
+    return crowd == 1 or crowd in ("1", "true", "True")
+
+
+def _read_box(record: dict[str, Any], complain: Callable[[str, str], None]) -> tuple[list[float] | None, bool]:
+    """``(box, from polygons)``; the box is four finite numbers, or None."""
+    bbox = record.get("bbox")
+    values = bbox if isinstance(bbox, list) and len(bbox) == 4 else [None]
+    if box := _finite(values):
+        return box, False
+    if box := _finite(_from_text(v) if isinstance(v, str) else v for v in values):
+        complain("box-derived", f"bbox is {brief(bbox)}: numbers written as text")
+        return box, False
+    if box := _around_polygons(record.get("segmentation")):
+        complain("box-derived", f"bbox is {brief(bbox)}: the box around its polygons is used")
+        return box, True
+    kind = "box-malformed" if any(number(v) is None for v in values) else "box-not-finite"
+    complain(kind, f"bbox must be four finite numbers x, y, width, height, not {brief(bbox)}")
+    return None, False
+
+
+def _finite(values: Iterable[object]) -> list[float] | None:
+    """Values as floats if all of them are numbers within reason."""
+    numbers = []
+    for value in values:
+        n = number(value)
+        if n is None or not abs(n) <= FAR:
+            return None
+        numbers.append(n)
+    return numbers
+
+
+def _from_text(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _around_polygons(polygons: object) -> list[float] | None:
+    """x, y, width, height around COCO polygons; None without any."""
+    lists = [p for p in polygons if isinstance(p, list)] if isinstance(polygons, list) else []
+    xs, ys = (_finite(v for p in lists for v in p[: len(p) // 2 * 2][start::2]) for start in (0, 1))
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)] if xs and ys else None
