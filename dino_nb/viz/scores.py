@@ -76,18 +76,18 @@ def worst_pictures(result, errors=None, n=4, width=1100):
         picture = open_image(result.dataset.path(position[image_id]))
         factor = max(1.0, _DRAWN_AT / max(picture.size))
         picture = picture.resize([round(side * factor) for side in picture.size])
-        picture = _draw(picture, factor, coco.imgToAnns[image_id], names, colors, dashed=True)
+        picture = _draw(picture, factor, coco.imgToAnns[image_id], names, colors, line="dashed")
         pictures.append(_draw(picture, factor, found[image_id], names, colors))
     titles = [_title(result.dataset.file_names[position[i]], errors.images[i]) for i in chosen]
     return grid(pictures, columns=2, titles=titles, width=width)
 
 
-def _draw(picture, factor, records, names, colors, dashed=False):
+def _draw(picture, factor, records, names, colors, line="solid"):
     boxes = np.array([r["bbox"] for r in records], np.float64).reshape(-1, 4) * factor
     boxes[:, 2:] += boxes[:, :2]
     labels = [names[r["category_id"]] for r in records]
-    if dashed:  # names stand on the detections; of the truth the colour is enough
-        return draw_boxes(picture, boxes, colors=[colors[name] for name in labels], dashed=True)
+    if line == "dashed":  # names stand on the detections; of the truth the colour is enough
+        return draw_boxes(picture, boxes, colors=[colors[name] for name in labels], line=line)
     return draw_boxes(picture, boxes, labels, [r["score"] for r in records], colors)
 
 

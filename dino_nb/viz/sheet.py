@@ -2,8 +2,8 @@
 
 from PIL import Image, ImageDraw
 
-from dino_nb.draw import font
 from dino_nb.errors import UserError
+from dino_nb.fonts import font
 
 _GAP = 12
 

@@ -181,8 +181,8 @@ def _annotated(data, index, classes, colors):
     keep = [i for i, name in enumerate(names) if not classes or name in classes]
     names = [names[i] for i in keep]
     small, scale = _reduced(image)
-    crowds = target["iscrowd"][keep].bool().tolist()
-    drawn = draw_boxes(small, target["boxes"][keep] * scale, names, colors=colors, enlarge_to=480, dashed=crowds)
+    crowds = ["dashed" if crowd else "solid" for crowd in target["iscrowd"][keep].tolist()]
+    drawn = draw_boxes(small, target["boxes"][keep] * scale, names, colors=colors, enlarge_to=480, line=crowds)
     return drawn, names, image.size
 
 
