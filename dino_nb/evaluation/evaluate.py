@@ -114,7 +114,7 @@ def evaluate(
     model = as_model(checkpoint, device)
     input_size = tuple(input_size or model.input_size)
     if check:
-        distributed.on_main(_check, cocodir, split, progress)
+        distributed.run_on_main(_check, cocodir, split, progress)
     dataset = CocoDataset(cocodir, split, eval_transform(*input_size))
     match = match_model(model, dataset.categories, classes)
     if batch_size < 1 or (limit is not None and limit < 1):

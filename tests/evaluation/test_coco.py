@@ -76,7 +76,6 @@ def test_equal_to_pycocotools_on_files(tmp_path, seed):
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
 def test_hotcoco_is_equal_to_the_last_bit(first):
-    pytest.importorskip("hotcoco", reason="hotcoco, which is optional, is not installed")
     for seed in range(first, first + 10):
         truth, results = random_case(seed)
         for chosen in (results, []):
