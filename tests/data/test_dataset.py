@@ -17,7 +17,7 @@ CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 0, "name": "dog"}]
 
 
 def make(folder, annotations, images=None, categories=CATEGORIES, split="val", size=(40, 30)):
-    """A COCODIR with pictures of ``size`` (width, height)."""
+    """A COCODIR with images of ``size`` (width, height)."""
     images = images or [{"id": 5, "file_name": "a.png", "width": size[0], "height": size[1]}]
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / f"{split}2017").mkdir(exist_ok=True)
@@ -41,15 +41,15 @@ def test_targets(tmp_path):
     ]
     dataset = CocoDataset(make(tmp_path, boxes), "val2017")
     assert (dataset.category_ids, dataset.class_names) == ([0, 7], ["dog", "cat"])
-    picture, target = dataset[0]
-    assert picture.size == (40, 30)
+    image, target = dataset[0]
+    assert image.size == (40, 30)
     assert target["image_id"] == 5 and target["orig_size"].tolist() == [30, 40]
     assert target["labels"].tolist() == [1, 0, 1] and target["labels"].dtype == torch.int64
     assert target["boxes"].tolist() == [[10, 5, 30, 15], [0, 0, 6, 6], [35, 0, 40, 30]]
     assert target["iscrowd"].tolist() == [0, 0, 0]
     dataset.transform = eval_transform(60, 1000)
-    picture, target = dataset[0]
-    assert picture.shape == (3, 60, 80)
+    image, target = dataset[0]
+    assert image.shape == (3, 60, 80)
     torch.testing.assert_close(target["boxes"][0], torch.tensor([0.5, 1 / 3, 0.5, 1 / 3]))
     assert CocoDataset(tmp_path, "val", keep_crowd=True)[0][1]["iscrowd"].tolist() == [0, 0, 0, 1]
 
@@ -65,14 +65,14 @@ def test_missing_area_and_crowd_are_filled(tmp_path):
 
 
 @pytest.mark.parametrize("annotations", [[], None])
-def test_pictures_without_annotations(tmp_path, annotations):
+def test_images_without_annotations(tmp_path, annotations):
     images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in (3, 1)]
     dataset = CocoDataset(make(tmp_path, annotations, images), "val", train_transform(32, 64))
     assert list(dataset.ids) == [1, 3] and dataset.objects_of(0) == 0
-    pictures, targets = collate([dataset[0], dataset[1]])
+    images, targets = collate([dataset[0], dataset[1]])
     assert [t["boxes"].shape for t in targets] == [(0, 4)] * 2
     assert [t["labels"].dtype for t in move(targets, "cpu")] == [torch.int64] * 2
-    assert len(pictures) == 2
+    assert len(images) == 2
 
 
 def test_image_info_of_a_test_split(tmp_path):
@@ -90,21 +90,21 @@ def test_any_ids(tmp_path, ids):
         image_id = dataset[index][1]["image_id"]
         assert image_id in ids and type(image_id) is type(ids[0])
         assert dataset[index][1]["boxes"][0, 2] == 2 + ids.index(image_id)
-    assert dataset.size(0) == (30, 40)  # from the picture, since the file does not say
+    assert dataset.size(0) == (30, 40)  # from the image, since the file does not say
 
 
 def test_upright_size_counts_not_the_one_in_the_file(tmp_path):
-    """A picture that its EXIF turns: boxes are clamped to the picture as it is seen."""
+    """A image that its EXIF turns: boxes are clamped to the image as it is seen."""
     make(tmp_path, [{"bbox": [0, 0, 60, 60]}])
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "val2017/a.png", exif=exif)
-    picture, target = CocoDataset(tmp_path, "val")[0]
-    assert picture.size == (30, 40) and target["orig_size"].tolist() == [40, 30]
+    image, target = CocoDataset(tmp_path, "val")[0]
+    assert image.size == (30, 40) and target["orig_size"].tolist() == [40, 30]
     assert target["boxes"].tolist() == [[0, 0, 30, 40]]
 
 
-def test_every_picture_of_the_sample_and_its_index(tmp_path):
+def test_every_image_of_the_sample_and_its_index(tmp_path):
     dataset = CocoDataset(make_sample(tmp_path / "s", n_train=6, n_val=2), "train", eval_transform(64, 100))
     assert len(dataset) == 6 == len({dataset.image_id(i) for i in range(6)})
     truth = dataset.coco()
@@ -175,7 +175,7 @@ def test_missing_split_and_folder(tmp_path):
         CocoDataset(tmp_path / "nowhere", "train")
 
 
-def test_missing_and_unreadable_pictures_are_named(tmp_path):
+def test_missing_and_unreadable_images_are_named(tmp_path):
     dataset = CocoDataset(make(tmp_path, []), "val")
     (tmp_path / "val2017/a.png").write_bytes(b"\x89PNG nonsense")
     with pytest.raises(UserError, match=r"a\.png"):

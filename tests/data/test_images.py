@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -5,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from dino_nb.data.images import header, image_size, is_image, open_image
+from dino_nb.data.images import header, image_size, is_image, open_image, turned_boxes, turned_size
 from dino_nb.errors import UserError
 
 
 def _photo(size=(40, 24)):
-    """A picture whose four quarters differ, so that a wrong turn shows."""
+    """A image whose four quarters differ, so that a wrong turn shows."""
     array = np.zeros((size[1], size[0], 3), np.uint8)
     array[: size[1] // 2, : size[0] // 2] = (250, 20, 20)
     array[: size[1] // 2, size[0] // 2 :] = (20, 250, 20)
@@ -38,8 +39,8 @@ def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation, s
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("x.png" if mode in ("1", "L", "P", "RGBA", "LA") else "x.tif")
-    picture = _photo().convert(mode)
-    picture.save(path)
+    image = _photo().convert(mode)
+    image.save(path)
     opened = open_image(path)
     assert opened.mode == "RGB" and opened.size == (40, 24)
     red, green, _ = (int(v) for v in np.asarray(opened)[2, 2])
@@ -69,7 +70,7 @@ def test_float_tiff(tmp_path):
 
 def test_missing_empty_text_folder_and_truncated_files_name_the_path(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "folder.png").mkdir()
     _photo((400, 300)).save(tmp_path / "whole.jpg")
     whole = (tmp_path / "whole.jpg").read_bytes()
@@ -100,10 +101,44 @@ def test_a_header_of_enormous_size_is_refused(tmp_path, monkeypatch, limit):
             read(path)
 
 
-def test_damaged_exif_does_not_cost_the_picture(tmp_path):
+def test_damaged_exif_does_not_cost_the_image(tmp_path):
     _photo().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert image_size(tmp_path / "x.jpg") == open_image(tmp_path / "x.jpg").size == (40, 24)
 
 
 def test_is_image_by_ending():
     assert is_image("A.JPG") and is_image("b.webp") and not is_image("c.txt") and not is_image("jpg")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_boxes_stay_on_their_pixels(orientation):
+    stored = np.zeros((24, 40), np.uint8)
+    stored[3:9, 10:31] = 255
+    image = Image.fromarray(stored)
+    image.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    ((x1, y1, x2, y2),) = turned_boxes([[10, 3, 31, 9]], (40, 24), orientation).astype(int)
+    assert turned_size((40, 24), orientation) == upright.shape[::-1]
+    assert (upright[y1:y2, x1:x2] == 255).all() and (upright == 255).sum() == (x2 - x1) * (y2 - y1)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for read in (open_image, image_size):
+        with pytest.raises(UserError, match=r"pipe\.jpg is a pipe or device, not an image"):
+            read(tmp_path / "pipe.jpg")
+
+
+def test_kinds_that_are_not_read_are_named(tmp_path):
+    for name, words in (("a.CR2", "raw camera file"), ("a.heic", "HEIC photo: pip install pillow-heif")):
+        (tmp_path / name).write_bytes(b"II*\0")
+        if not is_image(name):  # HEIC is read where its library is installed
+            with pytest.raises(UserError, match=words):
+                open_image(tmp_path / name)
+
+
+def test_disk_errors_are_sentences(tmp_path):
+    for name, words in (("x" * 300 + ".jpg", "longer name"), ("a.jpg/b.jpg", "a part of its path is a file")):
+        (tmp_path / "a.jpg").touch()
+        with pytest.raises(UserError, match=words):
+            open_image(tmp_path / name)

@@ -54,7 +54,7 @@ def test_torchvision_rule_differs_so_the_size_is_computed_here():
     assert tuple(theirs) != T.resized_size(281, 500, 800, 1333)
 
 
-def _picture(height, width, seed=0):
+def _image(height, width, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
@@ -64,9 +64,9 @@ def _target(height, width, boxes):
 
 
 def test_evaluation_pixels_are_those_of_pil_bilinear():
-    picture = _picture(45, 60)
-    tensor, target = T.eval_transform(30, 100)(picture, _target(45, 60, [[6, 9, 30, 36]]))
-    expected = np.asarray(picture.resize((40, 30), Image.Resampling.BILINEAR), np.float32) / 255
+    image = _image(45, 60)
+    tensor, target = T.eval_transform(30, 100)(image, _target(45, 60, [[6, 9, 30, 36]]))
+    expected = np.asarray(image.resize((40, 30), Image.Resampling.BILINEAR), np.float32) / 255
     expected = (expected - np.array(T.MEAN, np.float32)) / np.array(T.STD, np.float32)
     np.testing.assert_allclose(tensor.permute(1, 2, 0).numpy(), expected, atol=1e-6)
     assert tensor.dtype == torch.float32
@@ -76,11 +76,11 @@ def test_evaluation_pixels_are_those_of_pil_bilinear():
     torch.testing.assert_close(target["area"], torch.tensor([16 * 18.0]))
 
 
-def test_picture_alone_and_back():
-    picture = _picture(20, 30)
-    tensor = T.eval_transform(20, 100)(picture)
+def test_image_alone_and_back():
+    image = _image(20, 30)
+    tensor = T.eval_transform(20, 100)(image)
     assert tensor.shape == (3, 20, 30)
-    assert np.array_equal(np.asarray(T.tensor_to_image(tensor)), np.asarray(picture))
+    assert np.array_equal(np.asarray(T.tensor_to_image(tensor)), np.asarray(image))
 
 
 def test_crop_semantics():
@@ -88,12 +88,12 @@ def test_crop_semantics():
     sizes = set()
     for seed in range(60):
         torch.manual_seed(seed)
-        picture, target = crop(_picture(70, 50), _target(70, 50, [[0, 0, 50, 70], [0, 0, 1, 1], [20, 20, 24, 24]]))
-        width, height = picture.size
+        image, target = crop(_image(70, 50), _target(70, 50, [[0, 0, 50, 70], [0, 0, 1, 1], [20, 20, 24, 24]]))
+        width, height = image.size
         sizes.add((width, height))
-        assert 40 <= width <= 50 and 40 <= height <= 60  # the maximum is the picture's where that is smaller
+        assert 40 <= width <= 50 and 40 <= height <= 60  # the maximum is the image's where that is smaller
         assert target["boxes"][0].tolist() == [0, 0, width, height]  # clipped to the window
-        _, final = T.ToModelInput()(picture, target)
+        _, final = T.ToModelInput()(image, target)
         visible = (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(1)
         assert final["labels"].tolist() == torch.arange(3)[visible].tolist()
         assert len(final["labels"]) == len(final["boxes"]) == len(final["iscrowd"]) == len(final["area"])
@@ -101,9 +101,9 @@ def test_crop_semantics():
     assert {w for w, _ in sizes} >= {40, 50} and {h for _, h in sizes} >= {40, 60}  # both ends are drawn
 
 
-def test_crop_of_a_picture_smaller_than_the_window():
-    picture, _ = T.RandomSizeCrop(384, 600)(_picture(30, 500), _target(30, 500, []))
-    assert picture.height == 30 and 384 <= picture.width <= 500
+def test_crop_of_a_image_smaller_than_the_window():
+    image, _ = T.RandomSizeCrop(384, 600)(_image(30, 500), _target(30, 500, []))
+    assert image.height == 30 and 384 <= image.width <= 500
 
 
 def test_training_sizes_are_the_published_ones():
@@ -113,8 +113,8 @@ def test_training_sizes_are_the_published_ones():
     assert transform.transforms[1].transforms[1].transforms[0].sizes == (400, 500, 600)
     for seed in range(30):
         torch.manual_seed(seed)
-        picture, target = transform(_picture(90, 120), _target(90, 120, [[0, 0, 30, 30]]))
-        short, long = min(picture.shape[1:]), max(picture.shape[1:])
+        image, target = transform(_image(90, 120), _target(90, 120, [[0, 0, 30, 30]]))
+        short, long = min(image.shape[1:]), max(image.shape[1:])
         assert short in allowed or (long <= 1335 and short < 800)  # crops may be narrow, hence limited by 1333
         seen.add(short)
         flips += bool(len(target["boxes"]) and target["boxes"][0, 0] > 0.5)
@@ -150,6 +150,6 @@ def test_same_seed_same_augmentation():
     results = []
     for _ in range(2):
         torch.manual_seed(7)
-        results.append(T.train_transform(64, 100)(_picture(50, 70), _target(50, 70, [[1, 2, 30, 40]])))
+        results.append(T.train_transform(64, 100)(_image(50, 70), _target(50, 70, [[1, 2, 30, 40]])))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1]["boxes"], results[1][1]["boxes"])
