@@ -1,0 +1,141 @@
+"""Reports as text and as HTML: the one printer of checks, conversions and evaluations.
+
+A report is a list of blocks. Whatever is in them may come from a stranger's file: it is made printable and escaped.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dino_nb.errors import printable
+
+_COLOURS = {"error": "#c0392b", "warning": "#b9770e", "note": "#2471a3"}
+_INDENT = " " * 8
+
+
+@dataclass
+class Lines:
+    """Plain lines of text."""
+
+    lines: Sequence[object]
+
+    def text(self) -> list[str]:
+        """The block for a terminal."""
+        return [printable(line, 1000) for line in self.lines]
+
+    def html(self) -> str:
+        """The block as an HTML fragment."""
+        return f"<p>{'<br>'.join(map(html.escape, self.text()))}</p>" if self.lines else ""
+
+
+@dataclass
+class Folded:
+    """A title with lines below it, folded in a notebook. ``level`` (error, warning, note) gives the title a colour."""
+
+    title: str
+    lines: Sequence[object]
+    level: str = ""
+    open: bool = False
+
+    def text(self) -> list[str]:
+        """The block for a terminal."""
+        return [printable(self.title, 300), *(_INDENT + printable(line, 1000) for line in self.lines)]
+
+    def html(self) -> str:
+        """The block as an HTML fragment."""
+        title, *lines = (html.escape(line.strip()) for line in self.text())
+        style = f' style="color:{_COLOURS[self.level]}"' if self.level else ""
+        state = " open" if self.open else ""
+        items = "".join(f"<div style='margin-left:2em'>{line}</div>" for line in lines)
+        return f"<details{state}><summary><b{style}>{title}</b></summary>{items}</details>"
+
+
+@dataclass
+class Table:
+    """A table. Numbers are right-aligned, fractions get three places, and negative ones (undefined) a dash."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    limit: int = 100
+
+    def text(self) -> list[str]:
+        """The block for a terminal."""
+        cells = [[printable(h, 40) for h in self.header], *([_cell(v) for v in row] for row in self.rows[: self.limit])]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        right = self._right()
+        lines = [
+            "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip() for row in cells
+        ]
+        return [f"  {line}" for line in lines] + self._more()
+
+    def html(self) -> str:
+        """The block as an HTML fragment."""
+        aligned = [f"style='text-align:{'right' if r else 'left'}'" for r in self._right()]
+        head = "".join(f"<th {a}>{html.escape(printable(h, 40))}</th>" for h, a in zip(self.header, aligned))
+        rows = (
+            "".join(f"<td {a}>{html.escape(_cell(v))}</td>" for v, a in zip(row, aligned))
+            for row in self.rows[: self.limit]
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{''.join(self._more())}"
+
+    def _right(self) -> list[bool]:
+        first = self.rows[0] if self.rows else [""] * len(self.header)
+        return [isinstance(value, (int, float)) for value in first]
+
+    def _more(self) -> list[str]:
+        more = len(self.rows) - self.limit
+        return [f"  ... and {more:,} more"] if more > 0 else []
+
+
+Block = Lines | Folded | Table
+
+
+class Printed:
+    """Base of reports: ``blocks()`` says what is in them; they print as text and show as HTML in a notebook."""
+
+    def blocks(self) -> list[Block]:
+        """The report's blocks."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return to_text(self.blocks())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return to_html(self.blocks())
+
+
+def to_text(blocks: Sequence[Block]) -> str:
+    """Blocks for a terminal, an empty line between them."""
+    return "\n\n".join("\n".join(block.text()) for block in blocks)
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    """Blocks as an HTML fragment."""
+    return f"<div>{''.join(block.html() for block in blocks)}</div>"
+
+
+def to_page(blocks: Sequence[Block], title: str) -> str:
+    """Blocks as a whole HTML page."""
+    head = '<!doctype html><meta charset="utf-8"><style>body{font-family:sans-serif}</style>'
+    return f"{head}<title>{html.escape(printable(title))}</title>{to_html(blocks)}"
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """``1 image``, ``1,234 images``."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def examples(lines: Sequence[object], count: int) -> list[str]:
+    """Examples of ``count`` things as list entries, the last of which says how many more there are."""
+    more = [f"- ... and {count - len(lines):,} more"] if lines and count > len(lines) else []
+    return [*(f"- {line}" for line in lines), *more]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if value < 0 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else printable(value, 60)
