@@ -1,11 +1,17 @@
-"""What defines a network (``ModelConfig``) and the overrides that a user types (``key=value``)."""
+"""What defines a network (``ModelConfig``) and how it is trained (``TrainConfig``), both checked when they are made."""
 
 import ast
 import contextlib
 import dataclasses
+import re
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from dino_nb.errors import UserError, did_you_mean
+
+Config = TypeVar("Config", "ModelConfig", "TrainConfig")
 
 
 @dataclass(frozen=True)
@@ -13,28 +19,33 @@ class ModelConfig:
     """DINO's network and losses. The defaults are the published 4-scale R50 model.
 
     Attributes:
-        backbone: a published name (``resnet50``, ``swin_L_384_22k``, ...) or any timm name.
+        backbone: a published name (``resnet50``, ``swin_L_384_22k``, ...) or the name of a timm model.
         num_classes: outputs of the class heads; label ``i`` of a target is output ``i``.
         num_feature_levels: levels that the encoder sees; those beyond ``return_interm_indices`` are made by
             stride-2 convolutions on the last backbone map.
         return_interm_indices: backbone stages in use, 0..3 for strides 4, 8, 16, 32.
-        num_queries, num_select: decoder queries, and detections kept a picture.
-        proposal_nms: 0, or the overlap above which a query that starts where a better one does gives way to the next
-            best distinct one (arXiv 2303.12776). Not in the published models; a network that starts from scratch on
-            few pictures learns much faster so, since keeping to one detection an object takes it longest to learn.
-        pe_temperature: of the sine position embedding, both axes.
-        dn_number: denoising queries a kind: ``2 * dn_number // (2 * largest object count)`` groups, at least 1.
-        dn_max_objects: objects of one picture that take part in denoising; above it a random subset does, so that
-            groups x objects never exceeds ``max(dn_number, dn_max_objects)``. Up to it nothing differs from the paper.
-        dn_labelbook_size: rows of the label embedding less one.
-        focal_alpha, focal_gamma: of the focal loss and the matcher's class cost.
-        set_cost_*, *_loss_coef: matcher costs and loss weights (section 4 of the paper's appendix).
+        hidden_dim, nheads, enc_layers, dec_layers, dim_feedforward: the transformer.
+        enc_n_points, dec_n_points: sampling points per head and level of the deformable attention.
+        num_queries: decoder queries per image.
+        num_select: detections kept per image.
+        dropout, drop_path: dropout of the transformer, stochastic depth of the published Swin and ConvNeXt.
+        proposal_nms: GIoU threshold for removing near-duplicate query proposals (arXiv 2303.12776); 0 turns it off (as
+            published). It speeds up training from scratch on few images.
+        pe_temperature: temperature of the sine position embedding, both axes.
+        dn_number: sets the number of denoising groups: ``2 * dn_number // (2 * most objects in an image)``, at least 1;
+            0 turns denoising off.
+        dn_max_objects: most objects per image that take part in denoising. An image with more uses a random subset, so
+            groups x objects never exceeds ``max(dn_number, dn_max_objects)``. Not in the paper.
+        dn_box_noise_scale, dn_label_noise_ratio: strength of the noise on boxes, share of labels with noise.
+        dn_labelbook_size: rows of the label embedding, minus one.
+        focal_alpha, focal_gamma: of the focal loss and of the matcher's class cost.
+        set_cost_*, *_loss_coef: weights of the matching costs and of the losses (appendix of the paper).
     """
 
     backbone: str = "resnet50"
     num_classes: int = 91
     num_feature_levels: int = 4
-    return_interm_indices: tuple = (1, 2, 3)
+    return_interm_indices: tuple[int, ...] = (1, 2, 3)
     hidden_dim: int = 256
     nheads: int = 8
     enc_layers: int = 6
@@ -62,7 +73,10 @@ class ModelConfig:
     bbox_loss_coef: float = 5.0
     giou_loss_coef: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", self.backbone):
+            raise UserError(f"backbone must be a published name or the name of a timm model, not {self.backbone!r}.")
+        _check_ranges(self)
         object.__setattr__(self, "return_interm_indices", tuple(self.return_interm_indices))
         stages = self.return_interm_indices
         if not stages or list(stages) != sorted(set(stages)) or not set(stages) <= {0, 1, 2, 3}:
@@ -81,131 +95,38 @@ class ModelConfig:
             )
 
 
-_SWIN_L = {"backbone": "swin_L_384_22k"}
-_FIVE_SCALES = {"num_feature_levels": 5, "return_interm_indices": (0, 1, 2, 3)}
-
-# The published configuration files by name, and two that learn few pictures from random weights: one that a CPU trains
-# in an hour or so, and that of the demo and the tests.
-PRESETS = {
-    "DINO_4scale": ModelConfig(),
-    "DINO_5scale": ModelConfig(**_FIVE_SCALES),
-    "DINO_4scale_swin": ModelConfig(**_SWIN_L),
-    "DINO_5scale_swin": ModelConfig(**_SWIN_L, **_FIVE_SCALES),
-    "DINO_4scale_convnext": ModelConfig(backbone="convnext_xlarge_22k"),
-    "dino-small": ModelConfig(
-        backbone="tf_efficientnet_lite0",
-        hidden_dim=128,
-        enc_layers=2,
-        dec_layers=4,
-        dim_feedforward=512,
-        num_queries=100,
-        num_select=100,
-        drop_path=0.0,
-        proposal_nms=0.7,
-        cls_loss_coef=2.0,
-    ),
-    "dino-tiny": ModelConfig(
-        backbone="test_convnext",
-        num_feature_levels=2,
-        return_interm_indices=(1, 2),
-        hidden_dim=64,
-        nheads=4,
-        enc_layers=2,
-        dec_layers=3,
-        dim_feedforward=128,
-        num_queries=20,
-        num_select=60,
-        drop_path=0.0,
-        proposal_nms=0.5,
-        dn_number=30,
-        dn_box_noise_scale=0.4,
-        cls_loss_coef=2.0,
-    ),
-}
-
-
-def preset(name):
-    """A ``ModelConfig`` by preset name; ``.py`` endings and folders of the published spelling are ignored."""
-    key = str(name).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
-    if key not in PRESETS:
-        raise UserError(f"there is no configuration {name!r}.{did_you_mean(key, PRESETS)} Known: {', '.join(PRESETS)}.")
-    return PRESETS[key]
-
-
-def apply_overrides(config, options):
-    """A copy of dataclass ``config`` with ``options`` (a dict, or strings ``key=value``) applied.
-
-    Values are read as Python literals where they are ones and converted to the field's type; an unknown key or a
-    value of the wrong type is an error that names the nearest field.
-    """
-    if not isinstance(options, dict):
-        pairs = [option.partition("=") for option in options or ()]
-        for key, equals, _ in pairs:
-            if not equals:
-                raise UserError(f"an option must be key=value, not {key!r}.")
-        options = {key.strip(): value.strip() for key, _, value in pairs}
-    fields = {f.name: f for f in dataclasses.fields(config)}
-    changes = {}
-    for key, value in options.items():
-        if key not in fields:
-            raise UserError(f"there is no option {key!r} in {type(config).__name__}.{did_you_mean(key, fields)}")
-        changes[key] = _convert(key, value, getattr(config, key))
-    return dataclasses.replace(config, **changes)
-
-
-def _convert(key, value, current):
-    if isinstance(value, str) and not isinstance(current, str):
-        # what is no literal is left a string, and reported below
-        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value.lower(), value))
-    if isinstance(current, tuple):
-        kinds = {type(item) for item in current} or {int, float, str}
-        if str in kinds and isinstance(value, str) and value:  # names without quotes: frozen=backbone,encoder
-            value = tuple(word.strip() for word in value.split(","))
-        ok = isinstance(value, (list, tuple)) and all(type(item) in kinds for item in value)
-        value = tuple(value) if ok else value
-    elif isinstance(current, bool):
-        ok = isinstance(value, bool)
-    elif isinstance(current, float):
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-        value = float(value) if ok else value
-    else:
-        ok = isinstance(value, type(current)) and not isinstance(value, bool)
-    if not ok:
-        raise UserError(f"option {key} takes a {type(current).__name__}, not {value!r}.")
-    return value
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """How a network is trained. The defaults are the published 12-epoch recipe.
 
     Attributes:
         model: the ``ModelConfig`` preset of a run from scratch (a checkpoint brings its own architecture).
-        epochs: passes over the training pictures.
+        epochs: passes over the training images.
         steps: optimiser steps of the whole run; 0: ``epochs`` and what is below hold as they are. Otherwise epochs,
             batch size, rates, warm-up, evaluations and averaging follow from it and from the number of training images
             (``dino_nb.training.recipe``), except those that are given.
-        batch_size: pictures an optimiser step, over all processes and micro-batches together.
+        batch_size: images per optimiser step, over all processes and micro-batches together.
         lr, lr_backbone: learning rates of the network and of its backbone.
         weight_decay, clip_max_norm: AdamW's decay; the gradient norm that is clipped to (0: no clipping).
         schedule: ``step`` (drops at ``lr_drop``), ``cosine`` (to 1 % of the rate at the end) or ``constant``.
         lr_drop: epochs after which the rate falls tenfold; several make it a multi-step schedule.
         warmup_steps: optimiser steps in which the rate rises linearly from 0.
         ema, ema_decay: keep a running average of the weights, and evaluate and ship that.
-        patience: epochs without a better AP after which training ends early (0: never).
+        patience: evaluations without a better AP after which training ends early (0: never).
         frozen: parts that are not trained, by substrings of parameter names, e.g. ``("backbone",)``.
         seed: of initialisation, data order, augmentation and denoising.
         amp: ``auto`` (what the device is good at), ``fp32``, ``fp16`` or ``bf16``.
-        micro_batch: pictures a forward pass; 0 lets the memory planner choose.
-        grad_checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``, ``all``.
+        micro_batch: images per forward pass; 0 lets the memory planner choose.
+        grad_checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``,
+            ``all``.
         aspect_groups: batches of similar aspect ratio (less padding, slightly less random).
         num_workers: loader processes; 0 loads in the training process.
-        size, max_size: short side of evaluation (training draws sizes up to it) and longest long side, in pixels;
-            0 stands for what the checkpoint was made with, 800 and 1333 for a new model.
+        input_size: short side and longest long side of evaluation, in pixels (training draws sizes up to it); one
+            number is a short side with the published ratio of 800 to 1333. Empty: what the checkpoint was made with,
+            (800, 1333) for a new model.
         eval_every: epochs from one evaluation to the next; the last epoch is always evaluated.
         eval_split: the split that is scored and that chooses the best epoch.
-        save_minutes: minutes from one saved training state to the next, besides every epoch's end.
+        save_minutes: minutes from one saved training state to the next; every epoch's end is saved too.
         max_nonfinite: steps in a row with a non-finite loss that stop the run.
     """
 
@@ -218,40 +139,34 @@ class TrainConfig:
     weight_decay: float = 1e-4
     clip_max_norm: float = 0.1
     schedule: str = "step"
-    lr_drop: tuple = (11,)
+    lr_drop: tuple[int, ...] = (11,)
     warmup_steps: int = 0
     ema: bool = False
     ema_decay: float = 0.9997
     patience: int = 0
-    frozen: tuple = ()
+    frozen: tuple[str, ...] = ()
     seed: int = 42
     amp: str = "auto"
     micro_batch: int = 0
     grad_checkpointing: str = "auto"
     aspect_groups: bool = False
     num_workers: int = 2
-    size: int = 0
-    max_size: int = 0
+    input_size: tuple[int, ...] = ()
     eval_every: int = 1
     eval_split: str = "val"
     save_minutes: float = 10.0
     max_nonfinite: int = 20
 
-    def __post_init__(self):
-        for name in ("lr_drop", "frozen"):
+    def __post_init__(self) -> None:
+        for name in ("lr_drop", "frozen", "input_size"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 near = did_you_mean(getattr(self, name), allowed)
                 raise UserError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.{near}")
-        for name in ("epochs", "batch_size", "eval_every", "max_nonfinite"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if bool(self.size) != bool(self.max_size) or self.max_size < self.size or self.size < 0:
-            raise UserError(
-                f"size={self.size} and max_size={self.max_size} must be a short and a long side, or both 0."
-            )
+        _check_ranges(self)
+        object.__setattr__(self, "input_size", _two_sides(self.input_size))
 
 
 _CHOICES = {
@@ -259,71 +174,102 @@ _CHOICES = {
     "amp": ("auto", "fp32", "fp16", "bf16"),
     "grad_checkpointing": ("auto", "none", "transformer", "all"),
 }
-
-# The published recipes: the rate drops tenfold once, after epoch 11, 20 or 30 of 12, 24 or 36.
-_MODEL_OF = {
-    "4scale-r50": "DINO_4scale",
-    "5scale-r50": "DINO_5scale",
-    "4scale-swinl": "DINO_4scale_swin",
-    "5scale-swinl": "DINO_5scale_swin",
+# field -> smallest and largest value. The upper ends keep a damaged file from asking for all the memory there is.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(["num_classes", "dn_labelbook_size", "dn_max_objects", "num_select"], (1, 100_000)),
+    **dict.fromkeys(["enc_n_points", "dec_n_points", "nheads", "enc_layers", "dec_layers"], (1, 64)),
+    **dict.fromkeys(["dropout", "drop_path"], (0, 0.99)),
+    **dict.fromkeys(["proposal_nms", "dn_label_noise_ratio", "focal_alpha"], (0, 1)),
+    **dict.fromkeys(["set_cost_class", "set_cost_bbox", "set_cost_giou"], (0, 1000)),
+    **dict.fromkeys(["cls_loss_coef", "bbox_loss_coef", "giou_loss_coef"], (0, 1000)),
+    "num_feature_levels": (1, 8),
+    "hidden_dim": (32, 4096),
+    "dim_feedforward": (1, 65_536),
+    "num_queries": (1, 20_000),
+    "pe_temperature": (0.001, 1_000_000),
+    "dn_number": (0, 100_000),
+    "dn_box_noise_scale": (0, 10),
+    "focal_gamma": (0, 10),
+    **dict.fromkeys(["epochs", "batch_size", "eval_every", "max_nonfinite"], (1, 1_000_000)),
+    **dict.fromkeys(["patience", "micro_batch"], (0, 1_000_000)),
+    **dict.fromkeys(["steps", "warmup_steps"], (0, 1_000_000_000)),
+    **dict.fromkeys(["lr", "lr_backbone"], (0, 0.1)),
+    "weight_decay": (0, 1),
+    "ema_decay": (0, 0.99999),
+    "clip_max_norm": (0, 1_000_000),
+    "seed": (0, 2**32 - 1),
+    "num_workers": (0, 256),
+    "save_minutes": (0, 100_000),
 }
-TRAIN_PRESETS = {
-    f"{arch}-{epochs}ep": TrainConfig(model=model, epochs=epochs, lr_drop=(drop,))
-    for arch, model in _MODEL_OF.items()
-    for epochs, drop in ((12, 11), (24, 20), (36, 30))
-}
-# A checkpoint on a few hundred pictures: more passes, a gentle start for the new class rows, averaged weights.
-_FINETUNE = {"epochs": 30, "schedule": "cosine", "warmup_steps": 100, "ema": True, "ema_decay": 0.998, "patience": 10}
-TRAIN_PRESETS["finetune"] = TrainConfig(**_FINETUNE)
-# The same, as long as its data set needs: sized in optimiser steps instead of epochs.
-TRAIN_PRESETS["steps"] = TrainConfig(steps=4000, schedule="cosine", ema=True)
-# The same within the 15 GB, 12 hours and 2 processors of a free Colab T4.
-TRAIN_PRESETS["t4"] = TrainConfig(**_FINETUNE, amp="fp16", aspect_groups=True, size=736, max_size=1226)
-# dino-small from an ImageNet backbone on a few hundred pictures; the first stages stay as they are, as published.
-TRAIN_PRESETS["small"] = TrainConfig(
-    model="dino-small",
-    epochs=80,
-    batch_size=4,
-    lr=4e-4,
-    lr_backbone=1e-4,
-    schedule="cosine",
-    warmup_steps=100,
-    ema=True,
-    ema_decay=0.99,
-    frozen=("conv_stem", "blocks.0", "blocks.1"),
-    size=320,
-    max_size=534,
-    eval_every=4,
-)
-# dino-tiny on pictures of some hundred pixels, on a CPU in minutes.
-TRAIN_PRESETS["tiny"] = TrainConfig(
-    model="dino-tiny",
-    epochs=24,
-    batch_size=4,
-    lr=1e-3,
-    lr_backbone=1e-3,
-    clip_max_norm=1.0,
-    schedule="cosine",
-    warmup_steps=50,
-    ema=True,
-    ema_decay=0.99,
-    amp="fp32",
-    micro_batch=4,
-    grad_checkpointing="none",
-    num_workers=0,
-    size=160,
-    max_size=266,
-)
-# The dino-tiny that comes with the package, a little further: a gentle rate keeps what it has learned.
-TRAIN_PRESETS["tiny-finetune"] = dataclasses.replace(
-    TRAIN_PRESETS["tiny"], epochs=4, lr=3e-5, lr_backbone=3e-5, warmup_steps=20
-)
+_LONG_SIDE = 1333 / 800  # published: longest long side / short side
 
 
-def train_preset(name):
-    """A ``TrainConfig`` by name; a zoo checkpoint's name (``dino-4scale-r50-12ep``) gives the recipe it was made by."""
-    key = str(name).removeprefix("dino-")
-    if key not in TRAIN_PRESETS:
-        near = did_you_mean(key, TRAIN_PRESETS)
-        raise UserError(f"there is no training preset {name!r}.{near} Known: {', '.join(TRAIN_PRESETS)}.")
-    return TRAIN_PRESETS[key]
+def _check_ranges(config: ModelConfig | TrainConfig) -> None:
+    for field in dataclasses.fields(config):
+        low, high = _RANGES.get(field.name, (None, None))
+        value = getattr(config, field.name)
+        if low is None or high is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise UserError(f"{field.name} must be between {low:,} and {high:,}, not {value!r}.")
+
+
+def _two_sides(size: tuple[int, ...]) -> tuple[int, ...]:
+    if len(size) == 1 and isinstance(size[0], int):
+        size = (size[0], round(size[0] * _LONG_SIDE))
+    whole = all(isinstance(side, int) and 16 <= side <= 10_000 for side in size)
+    if size and (len(size) != 2 or not whole or size[0] > size[1]):
+        raise UserError(
+            f"input_size must be a short side and a longest long side between 16 and 10,000 pixels, not {size}."
+        )
+    return size
+
+
+def apply_overrides(config: Config, options: Mapping[str, Any] | Iterable[str] | None) -> Config:
+    """A copy of ``config`` with ``options`` (a dict, or strings ``key=value``) applied.
+
+    Values are read as Python literals where they are ones and converted to the field's type; an unknown key or a
+    value of the wrong type is an error that names the nearest field.
+    """
+    kinds = typing.get_type_hints(type(config))
+    changes = {}
+    for key, value in as_mapping(options).items():
+        if key not in kinds:
+            raise UserError(f"there is no option {key!r} in {type(config).__name__}.{did_you_mean(key, kinds)}")
+        changes[key] = _convert(key, value, kinds[key])
+    return dataclasses.replace(config, **changes)
+
+
+def as_mapping(options: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:
+    """``options`` as a dict, from strings ``key=value`` too."""
+    if isinstance(options, Mapping):
+        return dict(options)
+    pairs = [option.partition("=") for option in options or ()]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise UserError(f"an option must be key=value, not {key!r}.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``: int, float, bool, str, or a tuple of one of them."""
+    if isinstance(value, str) and kind is not str:
+        # what is no literal stays a string, and is reported below
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value.lower(), value))
+    if typing.get_origin(kind) is tuple:
+        (item, _) = typing.get_args(kind)
+        if item is str and isinstance(value, str):  # names without quotes: frozen=backbone,encoder
+            value = [word.strip() for word in value.split(",") if word.strip()]
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        if not all(type(one) is item for one in items):
+            raise UserError(f"option {key} takes {_WORDS[item]} or several, not {value!r}.")
+        return tuple(items)
+    if kind is float and type(value) is int:
+        value = float(value) if abs(value) < 1e300 else value
+    if type(value) is not kind:
+        raise UserError(f"option {key} takes {_WORDS[kind]}, not {value!r}.")
+    return value

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dino_nb.config import PRESETS, ModelConfig, TrainConfig, apply_overrides, preset
+from dino_nb.config import ModelConfig, TrainConfig, apply_overrides
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.presets import PRESETS, preset
 
 
 def test_defaults_are_the_published_four_scale_model():
@@ -66,27 +67,54 @@ def test_options_as_they_are_typed():
     [
         ("dn_labebook_size=91", r"no option 'dn_labebook_size' in ModelConfig\. Did you mean 'dn_labelbook_size'\?"),
         ("num_queries", "must be key=value, not 'num_queries'"),
-        ("num_queries=many", "num_queries takes a int, not 'many'"),
-        ("num_queries=3.5", "num_queries takes a int, not 3.5"),
-        ("num_queries=True", "num_queries takes a int, not True"),
-        ("dropout=none at all", "dropout takes a float"),
-        ("dropout=None", "dropout takes a float, not None"),
-        ("num_queries={[]}", r"num_queries takes a int, not '\{\[\]\}'"),
-        ("return_interm_indices=none", "return_interm_indices takes a tuple, not None"),
-        ("return_interm_indices=['a', 1]", "return_interm_indices takes a tuple"),
-        ("return_interm_indices=3", "return_interm_indices takes a tuple, not 3"),
+        ("num_queries=many", "num_queries takes a whole number, not 'many'"),
+        ("num_queries=3.5", "num_queries takes a whole number, not 3.5"),
+        ("num_queries=True", "num_queries takes a whole number, not True"),
+        ("dropout=none at all", "dropout takes a number"),
+        ("dropout=None", "dropout takes a number, not None"),
+        ("num_queries={[]}", r"num_queries takes a whole number, not '\{\[\]\}'"),
+        ("return_interm_indices=none", "return_interm_indices takes a whole number or several, not None"),
+        ("return_interm_indices=['a', 1]", "return_interm_indices takes a whole number or several"),
     ],
 )
-def test_wrong_options_are_errors(option, message):
+def test_options_of_the_wrong_kind_are_errors(option, message):
     with pytest.raises(UserError, match=message):
         apply_overrides(ModelConfig(), [option])
 
 
+@pytest.mark.parametrize(
+    "kind, options, message",
+    [
+        (TrainConfig, {"lr": -1}, "lr must be between 0 and 0.1, not -1"),
+        (TrainConfig, {"lr": 10}, "lr must be between 0 and 0.1, not 10"),
+        (TrainConfig, {"lr": float("nan")}, "lr must be between 0 and 0.1, not nan"),
+        (TrainConfig, {"lr": "fast"}, "lr must be between 0 and 0.1, not 'fast'"),
+        (TrainConfig, {"ema_decay": 2}, "ema_decay must be between 0 and 0.99999, not 2"),
+        (TrainConfig, {"epochs": 0}, "epochs must be between 1 and 1,000,000, not 0"),
+        (TrainConfig, {"input_size": (800, 600)}, "input_size must be a short side and a longest long side"),
+        (TrainConfig, {"input_size": (8, 600)}, "between 16 and 10,000 pixels, not (8, 600)"),
+        (TrainConfig, {"amp": "fp61"}, "amp='fp61' is not one of auto, fp32, fp16, bf16. Did you mean 'fp16'?"),
+        (ModelConfig, {"num_queries": 0}, "num_queries must be between 1 and 20,000, not 0"),
+        (ModelConfig, {"num_queries": 10**9}, "num_queries must be between 1 and 20,000, not 1000000000"),
+        (ModelConfig, {"nheads": 0}, "nheads must be between 1 and 64, not 0"),
+        (ModelConfig, {"dropout": 2.0}, "dropout must be between 0 and 0.99, not 2.0"),
+        (ModelConfig, {"backbone": "hf-hub:someone/something"}, "backbone must be a published name or the name of a"),
+        (ModelConfig, {"backbone": "local-dir:/etc"}, "backbone must be a published name or the name of a timm model"),
+        (ModelConfig, {"backbone": 3}, "backbone must be a published name or the name of a timm model, not 3"),
+    ],
+)
+def test_configs_name_the_range_of_a_value_outside_it(kind, options, message):
+    with pytest.raises(UserError) as caught:
+        kind(**options)
+    assert message in str(caught.value)
+
+
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_no_option_ends_in_anything_but_a_user_error(key, value):
-    for known in (key, "num_queries", "return_interm_indices", "backbone", "dropout"):
+    for known in (key, "num_queries", "return_interm_indices", "backbone", "dropout", "input_size", "frozen", "lr"):
+        config = TrainConfig() if known in ("input_size", "frozen", "lr") else ModelConfig()
         try:
-            config = apply_overrides(ModelConfig(), [f"{known}={value}"])
+            config = apply_overrides(config, [f"{known}={value}"])
         except UserError as error:
             assert str(error)
         else:

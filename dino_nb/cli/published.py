@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from dino_nb.config import ModelConfig, apply_overrides, preset
+from dino_nb.config import ModelConfig, apply_overrides
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.presets import preset
 
 # Fields of ModelConfig that a checkpoint's weights or outputs depend on; the others matter to training alone.
 _ARCHITECTURE = (

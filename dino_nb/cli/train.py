@@ -14,23 +14,12 @@ log.jsonl, curves.png and the states that --resume goes on from.
 import argparse
 import dataclasses
 
-from dino_nb.config import TRAIN_PRESETS, ModelConfig, TrainConfig, preset, train_preset
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.errors import UserError
+from dino_nb.options import parse_options
+from dino_nb.presets import TRAIN_PRESETS, preset, train_preset
 from dino_nb.training import slurm
 
 SUMMARY = "train or fine-tune on a COCODIR"
-
-# published option -> ours
-_ALIASES = {
-    "dn_scalar": "dn_number",
-    "use_ema": "ema",
-    "lr_drop_list": "lr_drop",
-    "data_aug_max_size": "max_size",
-    "two_stage_num_proposals": "num_queries",
-}
-# published options whose value is built in here, or is read off the data set
-_BUILT_IN = {"embed_init_tgt": "true", "dn_label_coef": "1.0", "dn_bbox_coef": "1.0", "use_dn": "true"}
-_FROM_DATA = ("num_classes", "dn_labelbook_size", "dn_labebook_size")
 
 
 def add_arguments(parser):
@@ -80,7 +69,10 @@ def run(args):
     cocodir = args.cocodir or args.coco_path
     if not cocodir:
         raise UserError("which data set? Give COCODIR (or --coco_path).")
-    model_options, train_options = split_options(args.options)
+    options = parse_options(args.options)
+    model_options, train_options = options.model, options.training
+    for note in options.notes:
+        print(note)
     for name in ("epochs", "batch_size", "lr", "amp", "num_workers", "seed"):
         if getattr(args, name) is not None:
             train_options[name] = getattr(args, name)
@@ -117,28 +109,3 @@ def recipe_of(name, config_file, checkpoint):
     preset(config_file)  # a wrong name is an error even where a checkpoint decides
     model = str(config_file).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
     return dataclasses.replace(train_preset(name or "4scale-r50-12ep"), model=model)
-
-
-def split_options(options):
-    """``(model options, training options)`` of ``key=value`` strings, in our spelling; unknown keys are an error."""
-    of_model = {f.name for f in dataclasses.fields(ModelConfig)}
-    of_training = {f.name for f in dataclasses.fields(TrainConfig)}
-    model_options, train_options = {}, {}
-    for option in options:
-        key, equals, value = (part.strip() for part in option.partition("="))
-        key = _ALIASES.get(key, key)
-        if not equals:
-            raise UserError(f"--options takes KEY=VALUE, not {option!r}.")
-        if key in _FROM_DATA:
-            print(f"{option} is not needed: it comes from the data set.")
-        elif key in _BUILT_IN:
-            if value.lower() not in (_BUILT_IN[key], _BUILT_IN[key].removesuffix(".0")):
-                raise UserError(f"{key} is always {_BUILT_IN[key]} here, not {value}.")
-        elif key in of_training:
-            train_options[key] = value
-        elif key in of_model:
-            model_options[key] = value
-        else:
-            near = did_you_mean(key, [*of_model, *of_training, *_ALIASES])
-            raise UserError(f"there is no option {key!r}.{near}")
-    return model_options, train_options

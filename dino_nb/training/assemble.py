@@ -8,11 +8,12 @@ from torch.utils.data import DataLoader
 
 from dino_nb import distributed
 from dino_nb.checkpoints.load import load_model
-from dino_nb.config import ModelConfig, apply_overrides, preset
+from dino_nb.config import ModelConfig, apply_overrides
 from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import collate
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
+from dino_nb.presets import preset
 from dino_nb.training import memory
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.optim import Ema, freeze, make_optimizer
@@ -37,14 +38,14 @@ def new_model(checkpoint, config, train_set, model_options, backbone_weights, ig
     pretrained = source is None and _backbone_file(backbone_weights, model_config)
     model = build_model(model_config, pretrained)
     model.class_names, model.category_ids = list(train_set.class_names), list(train_set.category_ids)
-    size = (config.size, config.max_size) if config.size else (source or model).input_size
+    size = config.input_size or (source or model).input_size
     model.input_size = tuple(size)
     if source is not None:
         rows = _shared_classes(source, train_set)
-        distributed.say(warm_start(model, source.state_dict(), rows, ignore).table())
+        distributed.print_main(warm_start(model, source.state_dict(), rows, ignore).table())
     elif ignore:
         raise UserError("--finetune_ignore needs a checkpoint (--pretrain_model_path) to ignore tensors of.")
-    return model, dataclasses.replace(config, size=size[0], max_size=size[1])
+    return model, dataclasses.replace(config, input_size=tuple(size))
 
 
 def _load(checkpoint):
@@ -118,7 +119,7 @@ def assemble(model, config, train_set, evaluate, device, state=None, *, output_d
     plan = _saved_plan(state, config, device)
     plan = plan or _plan(model, criterion, precision, config, train_set, sizes, device)
     memory.set_checkpointing(model, plan.checkpointing)
-    distributed.say(_description(config, plan, precision, train_set, model, world))
+    distributed.print_main(_description(config, plan, precision, train_set, model, world))
     steps = config.epochs * len(sampler)
     return Run(
         model=model,
@@ -154,7 +155,7 @@ def _plan(model, criterion, precision, config, train_set, sizes, device):
     share = -(-config.batch_size // distributed.world_size())
     if config.micro_batch and config.grad_checkpointing != "auto":
         return memory.Plan(min(config.micro_batch, share), config.grad_checkpointing)
-    canvas = memory.worst_canvas(sizes, config.size, config.max_size, config.aspect_groups)
+    canvas = memory.worst_canvas(sizes, *config.input_size, config.aspect_groups)
     most = max(train_set.objects_of(i) for i in range(len(train_set)))
     model.train()
     return memory.plan_memory(
@@ -176,6 +177,6 @@ def _description(config, plan, precision, train_set, model, world):
         f"{len(train_set)} training pictures, {len(train_set.class_names)} classes: {names}",
         f"effective batch {config.batch_size}: {processes}{plan.describe(share)}",
         f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs",
-        f"{precision.name}; sizes up to {config.size} / {config.max_size}; seed {config.seed}; {frozen} frozen tensors",
+        f"{precision.name}; sizes up to {config.input_size[0]} / {config.input_size[1]}; seed {config.seed}; {frozen} frozen tensors",
     ]
     return "\n".join(lines)

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from dino_nb import distributed
-from dino_nb.config import TrainConfig, apply_overrides, train_preset
+from dino_nb.config import TrainConfig, apply_overrides
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import train_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation.evaluate import evaluate
 from dino_nb.prepare.check import check_dataset
+from dino_nb.presets import train_preset
 from dino_nb.training.assemble import assemble, model_of_state, new_model
 from dino_nb.training.memory import limit_host_caches
 from dino_nb.training.precision import choose
@@ -125,18 +126,18 @@ def finetune(
     }
     with distributed.session() as own_device, StopRequest(max_hours) as stop:
         device = own_device if device is None else torch.device(device)
-        keeper = StateKeeper(output_dir, config.save_minutes, drive_dir, report=distributed.say)
+        keeper = StateKeeper(output_dir, config.save_minutes, drive_dir, report=distributed.print_main)
         wanted = "auto" if resume is None and distributed.is_restart() else resume
-        state = distributed.on_main(keeper.load, wanted, overwrite)
+        state = distributed.run_on_main(keeper.load, wanted, overwrite)
         if check:
-            distributed.on_main(_refuse_faults, cocodir)
+            distributed.run_on_main(_refuse_faults, cocodir)
         train_set = _train_set(cocodir)
         config = size_in_steps(config, len(train_set), options)
         seed_everything(config.seed)
         if state:
             check_same_run(state, settings, data_fingerprint(cocodir), ignore=_FREE)
             model = model_of_state(state)
-            config = dataclasses.replace(config, size=model.input_size[0], max_size=model.input_size[1])
+            config = dataclasses.replace(config, input_size=tuple(model.input_size))
         else:
             model, config = new_model(checkpoint, config, train_set, model_options, backbone_weights, finetune_ignore)
         train_set.transform = train_transform(*model.input_size)
@@ -157,14 +158,14 @@ def finetune(
         try:
             if state:
                 restore(run, state)
-                distributed.say(f"going on at epoch {run.epoch}, step {run.step}{_other_length(state, config)}")
+                distributed.print_main(f"going on at epoch {run.epoch}, step {run.step}{_other_length(state, config)}")
             state = None  # it is as large as the run itself
             truth = run.evaluate.check_ground_truth()
-            distributed.say(f"the validation set's annotations, taken as predictions, score AP {truth:.3f}")
+            distributed.print_main(f"the validation set's annotations, taken as predictions, score AP {truth:.3f}")
             stopped = fit(run)
         finally:
             run.progress.close()
-        distributed.say(_ending(stopped, run))
+        distributed.print_main(_ending(stopped, run))
         best, last = (output_dir / f"{name}.pth" for name in (BEST, LAST))
         report = _report(cocodir, best, run) if stopped in ("finished", "patience") else None
         keeper.wait()
@@ -194,7 +195,7 @@ def _refuse_faults(cocodir):
     report = check_dataset(cocodir)
     report.raise_if_errors()
     for finding in report.warnings:
-        distributed.say(f"warning: {finding.title} ({finding.count})")
+        distributed.print_main(f"warning: {finding.title} ({finding.count})")
 
 
 def _train_set(cocodir):

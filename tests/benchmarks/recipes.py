@@ -58,12 +58,14 @@ def run_recipe(args, recipe, seed):
     import torch
 
     import dino_nb
-    from dino_nb.config import apply_overrides, train_preset
+    from dino_nb.config import apply_overrides
     from dino_nb.data.coco_file import split_files
+    from dino_nb.options import parse_options
+    from dino_nb.presets import train_preset
 
     torch.set_num_threads(args.threads)
     name, _, changes = recipe.partition(":")
-    options = dict(pair.split("=", 1) for pair in [*args.options, *filter(None, changes.split(","))])
+    options = parse_options([*args.options, *filter(None, changes.split(","))]).training
     config = dataclasses.asdict(apply_overrides(train_preset(name), options))
     options = {"num_workers": 0, **{key: config[key] for key in options}, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:

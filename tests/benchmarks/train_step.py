@@ -30,8 +30,9 @@ def measure(args, arithmetic, level):
     """One variant in this process: dict of median seconds a step, and bytes of peak memory beyond the interpreter's."""
     import torch
 
-    from dino_nb.config import TrainConfig, preset
+    from dino_nb.config import TrainConfig
     from dino_nb.models.dino import build_model
+    from dino_nb.presets import preset
     from dino_nb.training import memory
     from dino_nb.training.criterion import Criterion
     from dino_nb.training.optim import clip_gradients, make_optimizer

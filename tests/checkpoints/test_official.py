@@ -10,9 +10,10 @@ import torch
 import dino_nb
 from dino_nb.checkpoints.files import load_checkpoint, save_checkpoint
 from dino_nb.checkpoints.official import read_config
-from dino_nb.config import PRESETS, ModelConfig
+from dino_nb.config import ModelConfig
 from dino_nb.errors import UserError
 from dino_nb.models.backbone import PUBLISHED
+from dino_nb.presets import PRESETS
 from tests.golden import recipe
 
 KEYS = Path(recipe.__file__).parent / "keys"

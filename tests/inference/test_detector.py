@@ -8,10 +8,10 @@ from PIL import Image
 
 import dino_nb
 from dino_nb.checkpoints.files import save_checkpoint
-from dino_nb.config import preset
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector, load, output_names
 from dino_nb.models.dino import build_model
+from dino_nb.presets import preset
 from tests.inference.fake import FakeModel
 
 

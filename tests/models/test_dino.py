@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import dino_nb
-from dino_nb.config import PRESETS, ModelConfig
+from dino_nb.config import ModelConfig
 from dino_nb.errors import UserError
 from dino_nb.models.postprocess import postprocess
+from dino_nb.presets import PRESETS
 
 TINY = ModelConfig(
     backbone="test_convnext",
@@ -100,7 +101,7 @@ def test_without_targets_every_trained_parameter_still_gets_a_gradient():
     outputs = model([torch.rand(3, 64, 64)] * 2, targets)
     assert "dn_outputs" not in outputs
     losses = dino_nb.Criterion(model.config)(outputs, targets)
-    sum(losses[k] * w for k, w in dino_nb.Criterion(model.config).weights.items()).backward()
+    sum(losses[k] * w for k, w in dino_nb.Criterion(model.config).weight_dict.items()).backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
 
@@ -109,7 +110,7 @@ def test_checkpointing_changes_no_gradient():
     gradients = []
     for on in (False, True):
         model = tiny().train()
-        model.set_checkpointing(backbone=on, encoder=on, decoder=on)
+        model.set_grad_checkpointing(backbone=on, encoder=on, decoder=on)
         targets = some_targets([3])
         torch.manual_seed(3)
         losses = dino_nb.Criterion(model.config)(model([torch.ones(3, 64, 64)], targets), targets)

@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dino_nb import distributed
-from dino_nb.config import TrainConfig, preset
+from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
+from dino_nb.presets import preset
 from dino_nb.training import trainer
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.memory import Plan
@@ -91,9 +92,9 @@ def exchange(folder):
     assert distributed.all_gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
     mine = dict.fromkeys([*distributed.my_share([3, 1, 2]), 9], f"by {rank}")
     assert distributed.gather_results(mine) == {1: "by 1", 2: "by 0", 3: "by 0", 9: "by 0"}
-    assert distributed.on_main(lambda: f"from {rank}") == "from 0"
+    assert distributed.run_on_main(lambda: f"from {rank}") == "from 0"
     try:
-        distributed.on_main(lambda: [][rank])
+        distributed.run_on_main(lambda: [][rank])
     except IndexError:
         (folder / f"error{rank}").touch()
     weights = [torch.nn.Parameter(torch.zeros(3)) for _ in range(3)]

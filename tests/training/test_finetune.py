@@ -9,10 +9,10 @@ import torch
 import dino_nb
 from dino_nb.checkpoints.files import load_checkpoint
 from dino_nb.cli import main
-from dino_nb.cli.train import recipe_of, split_options
-from dino_nb.config import TRAIN_PRESETS
+from dino_nb.cli.train import recipe_of
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import CLASSES
+from dino_nb.presets import TRAIN_PRESETS
 from tests.training.tiny_run import CONFIG, MODEL, tiny_run
 
 
@@ -26,7 +26,7 @@ def test_classes_come_from_the_data_set(scratch):
     model = load_checkpoint(scratch.checkpoint)
     assert model.config.num_classes == len(CLASSES) and model.config.dn_labelbook_size == len(CLASSES)
     assert set(model.class_names) == set(CLASSES) and len(model.category_ids) == len(CLASSES)
-    assert model.input_size == (CONFIG.size, CONFIG.max_size)
+    assert model.input_size == CONFIG.input_size
 
 
 def test_checkpoints_describe_themselves_and_hold_no_optimiser(scratch):
@@ -77,10 +77,10 @@ def test_size_and_recipe_come_from_the_checkpoint_unless_said(small_sample, scra
         batch_size=3,
     )
     out = capsys.readouterr().out
-    assert f"sizes up to {CONFIG.size} / {CONFIG.max_size}" in out
+    assert f"sizes up to {CONFIG.input_size[0]} / {CONFIG.input_size[1]}" in out
     assert "effective batch 3: 3 pictures a step = " in out and "predicted peak" in out
     assert "learning rate 0.0001" in out and "classes kept from the checkpoint" in out
-    assert load_checkpoint(result.checkpoint).input_size == (CONFIG.size, CONFIG.max_size)
+    assert load_checkpoint(result.checkpoint).input_size == CONFIG.input_size
 
 
 def test_a_module_is_taken_as_a_checkpoint_and_options_change_the_network(small_sample, scratch, tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_the_small_recipe_keeps_the_first_stages_of_imagenet(small_sample, tmp_p
     from safetensors.torch import load_file
 
     given = load_file(lite0_weights)
-    options = {"epochs": 1, "size": 64, "max_size": 107, "num_workers": 0, "warmup_steps": 0, "model_options": None}
+    options = {"epochs": 1, "input_size": (64, 107), "num_workers": 0, "warmup_steps": 0, "model_options": None}
     result = tiny_run(small_sample, tmp_path / "run", preset="small", backbone_weights=lite0_weights, **options)
     body = load_checkpoint(result.last).backbone.body.state_dict()
     assert torch.equal(body["conv_stem.weight"], given["conv_stem.weight"])
@@ -201,27 +201,7 @@ def test_the_command_trains_and_says_so_by_its_exit_code(small_sample, tmp_path,
     assert main(["train"]) == 1
 
 
-def test_published_spellings(capsys):
-    model, training = split_options(
-        [
-            "dn_scalar=100",
-            "embed_init_tgt=TRUE",
-            "dn_label_coef=1.0",
-            "dn_bbox_coef=1.0",
-            "use_ema=False",
-            "dn_box_noise_scale=1.0",
-            "num_classes=91",
-            "dn_labebook_size=91",
-            "epochs=24",
-        ]
-    )
-    assert model == {"dn_number": "100", "dn_box_noise_scale": "1.0"}
-    assert training == {"ema": "False", "epochs": "24"}
-    assert "comes from the data set" in capsys.readouterr().out
-    with pytest.raises(UserError, match="Did you mean 'num_queries'"):
-        split_options(["num_querys=3"])
-    with pytest.raises(UserError, match="always"):
-        split_options(["embed_init_tgt=False"])
+def test_recipe_of_a_command_line():
     assert recipe_of(None, "config/DINO/DINO_4scale_swin.py", None).model == "DINO_4scale_swin"
     assert recipe_of(None, None, "x.pth") is TRAIN_PRESETS["finetune"]
     assert recipe_of(None, None, None) is TRAIN_PRESETS["4scale-r50-12ep"]

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from dino_nb.config import preset
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
+from dino_nb.presets import preset
 from dino_nb.training import memory
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.finetune import finetune
@@ -120,7 +120,7 @@ def test_the_measured_step_changes_nothing(detector):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     step("all")
-    assert model.encoder.checkpointing and model.decoder.checkpointing
+    assert model.encoder.grad_checkpointing and model.decoder.grad_checkpointing
 
 
 def print_peaks():

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from dino_nb.config import TRAIN_PRESETS, TrainConfig, train_preset
+from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
+from dino_nb.presets import TRAIN_PRESETS, train_preset
 from dino_nb.training.optim import Ema, clip_gradients, freeze, make_optimizer, rate_factor, set_learning_rate
 
 
@@ -28,7 +29,7 @@ def test_the_two_published_groups():
 
 
 def test_every_trained_parameter_of_the_detector_is_in_one_group():
-    from dino_nb.config import preset
+    from dino_nb.presets import preset
 
     model = build_model(preset("dino-tiny"))
     optimizer = make_optimizer(model, TrainConfig())
@@ -128,7 +129,7 @@ def test_presets():
     assert (config.batch_size, config.lr, config.lr_backbone, config.clip_max_norm) == (16, 1e-4, 1e-5, 0.1)
     with pytest.raises(UserError, match=r"Did you mean '4scale-r50-12ep'"):
         train_preset("4scale-r50-12epp")
-    for field, bad in {"schedule": "cosin", "amp": "bf61", "epochs": 0, "batch_size": 0, "size": 800}.items():
+    for field, bad in {"schedule": "cosin", "amp": "bf61", "epochs": 0, "batch_size": 0, "input_size": (800, 600)}.items():
         with pytest.raises(UserError, match=field):
             dataclasses.replace(TrainConfig(), **{field: bad})
     assert TrainConfig(lr_drop=7).lr_drop == (7,)

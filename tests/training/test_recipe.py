@@ -2,8 +2,9 @@
 
 import pytest
 
-from dino_nb.config import TRAIN_PRESETS, TrainConfig
+from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
+from dino_nb.presets import TRAIN_PRESETS
 from dino_nb.training.recipe import size_in_steps
 
 STEPS = TRAIN_PRESETS["steps"]

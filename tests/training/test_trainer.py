@@ -139,8 +139,8 @@ def _model_without_denoising():
 def test_the_accumulated_gradient_is_that_of_the_whole_batch():
     import dataclasses
 
-    from dino_nb.config import preset
     from dino_nb.models.dino import build_model
+    from dino_nb.presets import preset
     from dino_nb.training.precision import Precision
     from dino_nb.training.step import accumulate_gradients
 
@@ -194,7 +194,7 @@ def test_out_of_memory_steps_down_and_goes_on(small_sample, tmp_path, monkeypatc
     real = trainer.accumulate_gradients
 
     def accumulate(model, *args):
-        recomputes = model.encoder.checkpointing
+        recomputes = model.encoder.grad_checkpointing
         if args[-1] > 1 or not recomputes:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return real(model, *args)

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from dino_nb.config import preset
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
+from dino_nb.presets import preset
 from dino_nb.training.warmstart import PRIOR_BIAS, warm_start
 from tests.training.tiny_run import MODEL
 

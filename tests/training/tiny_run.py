@@ -26,8 +26,7 @@ CONFIG = TrainConfig(
     micro_batch=2,
     grad_checkpointing="none",
     num_workers=0,
-    size=64,
-    max_size=107,
+    input_size=(64, 107),
     ema=True,
     seed=7,
 )
