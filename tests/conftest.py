@@ -1,6 +1,7 @@
 """What all tests share: real data where it is at hand, a home of their own, and a stand-in for Google Drive."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,33 @@ def offline(monkeypatch):
 
     reroute(monkeypatch, None)
     monkeypatch.setattr(download, "PAUSES", (0, 0, 0))
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """Neither Colab nor Kaggle, and Drive's place not there; returns that place."""
+    from dino_nb import files
+
+    for variable in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    monkeypatch.setattr(files, "DRIVE", tmp_path / "content" / "drive" / "MyDrive")
+    return files.DRIVE
+
+
+@pytest.fixture
+def colab_session(nowhere, monkeypatch):
+    """A ``FakeColab`` session whose Drive appears when it is mounted."""
+    from tests.fake_colab import FakeColab
+
+    session = FakeColab()
+    session.install(monkeypatch)
+    return session
+
+
+@pytest.fixture(scope="session")
+def sample_coco(tmp_path_factory):
+    """A COCODIR of the sample, 8 + 4 images; tests that write into one copy it."""
+    from dino_nb.prepare.sample import make_sample
+
+    return make_sample(tmp_path_factory.mktemp("sample") / "coco", n_train=8, n_val=4, seed=3)

@@ -1,26 +1,67 @@
 import hashlib
 import os
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from dino_nb import files
+from dino_nb.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def no_drive(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "DRIVE", tmp_path / "drive")
-
-
-def test_home_is_the_variable_then_drive_then_the_cache(monkeypatch, tmp_path):
+def test_home_is_the_variable_then_drive_then_the_cache(colab_session, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("DINO_NB_HOME", str(tmp_path / "chosen"))
     assert files.home_dir() == tmp_path / "chosen"
     monkeypatch.delenv("DINO_NB_HOME")
     assert files.home_dir() == tmp_path / "cache" / "dino_nb"
-    files.DRIVE.mkdir()
+    files.DRIVE.mkdir(parents=True)
     assert files.home_dir() == files.DRIVE / "dino_nb"
     assert files.home_dir().is_dir()
+    monkeypatch.delenv("COLAB_RELEASE_TAG")
+    monkeypatch.delitem(sys.modules, "google.colab")
+    assert files.home_dir() == tmp_path / "cache" / "dino_nb"  # a folder of that name elsewhere is no Drive
+
+
+@pytest.mark.parametrize(
+    "typed, inside",
+    [
+        *(("MyDrive/run", "run"), ("/MyDrive/run", "run"), ("./MyDrive/run", "run"), ("My Drive/my run", "my run")),
+        *(("mydrive/run", "run"), ("drive/MyDrive/run", "run"), ("/drive/MyDrive/run/", "run"), ("MyDrive", "")),
+        *(("/content/MyDrive/run", "run"), ("/content/gdrive/My Drive/run", "run"), ("/content/drive/run", "run")),
+        *(("content/drive/MyDrive/a/b", "a/b"), ("gdrive/run", "run"), ("Google Drive/run", "run")),
+    ],
+)
+def test_user_path_refuses_a_misspelt_drive_with_the_right_spelling(
+    colab_session, monkeypatch, tmp_path, typed, inside
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="is not on Google Drive") as error:
+        files.user_path(f" {typed} ")
+    assert str(error.value).endswith(f"write {files.DRIVE / inside}")
+    assert [p.name for p in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.parametrize("typed", ["run", "drives/run", "mydriver", "/tmp/MyDrive.zip", "a/MyDrive/run", "drive"])
+def test_user_path_leaves_other_paths(colab_session, typed):
+    assert files.user_path(f'"{typed}"') == Path(typed)
+
+
+def test_user_path_takes_the_drive_of_colab(colab_session, monkeypatch):
+    monkeypatch.setattr(files, "DRIVE", Path("/content/drive/MyDrive"))
+    for typed in ("/content/drive/MyDrive/run", "/content/drive/MyDrive", "/content/drive/Shareddrives/lab/run"):
+        assert files.user_path(typed) == Path(typed) and files.on_drive(typed)
+
+
+def test_user_path_on_drive_is_refused_outside_colab(nowhere, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for typed in ("/content/drive/MyDrive/run", "MyDrive/run"):
+        with pytest.raises(UserError, match="only Colab has"):
+            files.user_path(typed)
+    (tmp_path / "MyDrive" / "run").mkdir(parents=True)
+    assert files.user_path("MyDrive/run") == Path("MyDrive/run")  # somebody's own folder of that name
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -1,0 +1,26 @@
+"""At home in Colab: the session, Google Drive, and the fields of a notebook's form.
+
+Colab and Kaggle are detected, never assumed: everywhere else these functions leave local folders as they are.
+"""
+
+from dino_nb.colab.forms import checkpoint, clean, dataset, recipe, run_folder, upload
+from dino_nb.colab.session import Info, in_kaggle, info, mount_drive, setup
+from dino_nb.colab.transfer import keep, stage
+from dino_nb.files import in_colab
+
+__all__ = [
+    "Info",
+    "checkpoint",
+    "clean",
+    "dataset",
+    "in_colab",
+    "in_kaggle",
+    "info",
+    "keep",
+    "mount_drive",
+    "recipe",
+    "run_folder",
+    "setup",
+    "stage",
+    "upload",
+]

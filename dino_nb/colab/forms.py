@@ -1,0 +1,189 @@
+"""What a notebook's form fields may say, and what is meant: a data set, a checkpoint, a recipe, the folder of a run."""
+
+import hashlib
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dino_nb import files
+from dino_nb.checkpoints import drive, zoo
+from dino_nb.checkpoints.load import load_model
+from dino_nb.colab.transfer import require, stage
+from dino_nb.data.coco_file import read_coco
+from dino_nb.errors import UserError
+from dino_nb.prepare.archive import extract, is_archive
+from dino_nb.prepare.folders import is_cocodir, new_folder
+from dino_nb.prepare.sample import make_sample
+from dino_nb.training.state import data_fingerprint
+
+PUBLISHED = "dino-4scale-r50-24ep"  # where somebody's own data starts, if it can be had
+BEST = "checkpoint_best.pth"
+_NOTE = "notebook.json"  # in a run's folder: what it trains, so that another run is not mixed with it
+_UNPACKED = Path("data")
+
+
+def clean(field: str | PathLike[str] | None) -> str:
+    """A form field as text, without the blanks and quotes that copying leaves around it."""
+    return str(field or "").strip().strip("\"'").strip()
+
+
+def upload() -> str:
+    """Let the user choose a file from their computer (Colab only); returns its path."""
+    if not files.in_colab():
+        raise UserError("upload works in Colab alone: here give the path of the file.")
+    from google.colab import files as colab_files
+
+    chosen = list(colab_files.upload())
+    if not chosen:
+        raise UserError("no file was chosen: run this cell again and choose one, or give a path.")
+    return chosen[0]
+
+
+def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int = 16, **sample: Any) -> Path:
+    """The local folder of the data set that a ``COCODIR`` field means.
+
+    Args:
+        cocodir: a folder, a zip or tar of one, either on Google Drive too, a folder that holds one of these, a link
+            to a zip, ``upload``, or nothing: the sample, drawn once.
+        n_train, n_val, sample: of the sample, see ``dino_nb.make_sample``.
+
+    Raises:
+        UserError: nothing there, or nothing in it that is a COCODIR.
+    """
+    typed = clean(cocodir)
+    if not typed:
+        return _sample(n_train, n_val, sample)
+    if typed.lower() == "upload":
+        typed = upload()
+    if drive.is_link(typed):
+        path = drive.fetch(typed, _UNPACKED / "downloads" / hashlib.sha256(typed.encode()).hexdigest()[:8])
+    else:
+        path = files.user_path(typed)
+        require(path)
+    path = _inside(path)
+    return stage(path) if path.is_dir() else _unpacked(stage(path))
+
+
+def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | None = None, train: bool = False) -> Any:
+    """The checkpoint that a ``CHECKPOINT`` field means, for ``dino_nb.load``; what was chosen is printed.
+
+    Args:
+        field: a file, a run's folder (its best checkpoint), a name or link; ``auto`` or nothing suits the data:
+            ``dino-tiny`` where it knows a class of them, else the published R50.
+        data: the COCODIR that it is for.
+        train: whether it is a start for training. Without a GPU, or where the published network cannot be downloaded,
+            this is None then: a small network from an ImageNet backbone, which the ``small`` recipe trains.
+    """
+    typed = clean(field)
+    if typed.lower() not in ("", "auto"):
+        path = files.user_path(typed)
+        return str(path / BEST) if (path / BEST).is_file() else str(path) if path.exists() else typed
+    if data is None or set(_class_names(data)) & set(load_model("dino-tiny", "cpu").class_names):
+        print("CHECKPOINT: dino-tiny, the small network that knows the sample's shapes.")
+        return "dino-tiny"
+    if train and not torch.cuda.is_available():
+        print("CHECKPOINT: none. Without a GPU a small network is trained from an ImageNet backbone (recipe small).")
+        return None
+    try:
+        path = zoo.fetch(PUBLISHED)
+    except UserError as error:
+        if not train:
+            raise
+        print(f"CHECKPOINT: none, since {error}\nA small network is trained from an ImageNet backbone (recipe small).")
+        return None
+    print(f"CHECKPOINT: {PUBLISHED}, the published network.")
+    return str(path)
+
+
+def recipe(preset: str, start: str | None) -> str:
+    """The training recipe that a ``PRESET`` field means: ``auto`` suits the checkpoint ``start`` and the GPU."""
+    typed = clean(preset)
+    if typed.lower() not in ("", "auto"):
+        return typed
+    if start is None:
+        return "small"
+    if start == "dino-tiny":
+        return "tiny-finetune"
+    old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+    return "t4" if old else "finetune"
+
+
+def run_folder(output_dir: str | PathLike[str], drive_dir: str | PathLike[str] = "", **what: Any) -> tuple[Path, Any]:
+    """The folder of a run and its copy on Drive (or None): those named, if they are free or hold this very run.
+
+    Another run there, on other data or with other settings (``what``), is left alone: this one gets ``run-2`` inside,
+    and that is said. ``data`` among ``what`` is a COCODIR, which is known by its content.
+    """
+    key = {name: data_fingerprint(value) if name == "data" else str(value) for name, value in what.items()}
+    bases = [files.user_path(folder) for folder in (output_dir, drive_dir) if clean(folder)]
+    number = 1
+    while True:
+        folders = [base / f"run-{number}" if number > 1 else base for base in bases]
+        if all(_is_free_for(folder, key) for folder in folders):
+            break
+        number += 1
+    if number > 1:
+        print(f"OUTPUT_DIR: {bases[0]} holds another run, which stays as it is. This one goes to {folders[0]}.")
+    for folder in folders:
+        require(folder, made=True)
+        files.write_text(folder / _NOTE, json.dumps(key, indent=1))
+    return folders[0], folders[1] if len(folders) > 1 else None
+
+
+def _is_free_for(folder: Path, key: dict[str, str]) -> bool:
+    try:
+        return json.loads((folder / _NOTE).read_text(encoding="utf-8")) == key
+    except (OSError, ValueError):
+        return True  # nothing there yet; what else is there, the training itself judges
+
+
+def _sample(n_train: int, n_val: int, options: dict[str, Any]) -> Path:
+    """The sample, drawn where it is not there yet: another notebook may be reading it."""
+    name = "-".join(str(part) for part in (n_train, n_val, *options.values()))
+    folder = Path("sample") / "".join(c if c.isalnum() or c == "-" else "_" for c in name)
+    if is_cocodir(folder) and all(
+        len(list((folder / f"{split}2017").glob("*.jpg"))) == count
+        for split, count in (("train", n_train), ("val", n_val))
+    ):
+        return folder
+    return make_sample(folder, n_train=n_train, n_val=n_val, **options)
+
+
+def _inside(path: Path) -> Path:
+    """The COCODIR or archive that is meant by ``path``: itself, or the only one in it."""
+    if not path.is_dir():
+        if not is_archive(path):
+            raise UserError(f"{path} is no COCODIR and no zip of one: make one with the notebook create_dataset.")
+        return path
+    if is_cocodir(path):
+        return path
+    found = [p for p in sorted(path.iterdir()) if (p.is_dir() and is_cocodir(p)) or is_archive(p)]
+    if len(found) == 1:
+        return found[0]
+    listed = f"several: {', '.join(p.name for p in found[:8])}; name one" if found else "none"
+    raise UserError(
+        f"{path} should be a COCODIR (annotations/instances_*.json) or hold one, and holds {listed}. "
+        "The notebook create_dataset makes one of any annotations."
+    )
+
+
+def _unpacked(archive: Path) -> Path:
+    """The COCODIR in an archive, unpacked once."""
+    stat = archive.stat()
+    key = hashlib.sha256(f"{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
+    target = _UNPACKED / f"{archive.stem}-{key}"
+    if not target.is_dir():
+        with new_folder(target) as folder:
+            extract(archive, folder)
+            _inside(folder)
+    return _inside(target)
+
+
+def _class_names(data: str | PathLike[str]) -> list[str]:
+    names = []
+    for file in sorted(Path(data).glob("annotations/instances_*.json")):
+        names += [str(category["name"]) for category in read_coco(file)["categories"]]
+    return names
