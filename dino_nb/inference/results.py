@@ -1,154 +1,270 @@
-"""What a picture's detections are handed over in."""
+"""What an image's detections are handed over in."""
 
+import copy
+import importlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
 
 from dino_nb.data.images import open_image
+from dino_nb.draw import Color, class_colors, draw_boxes
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import atomic_path
+from dino_nb.inference.sources import SourceImage
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
+
+Classes = str | int | Sequence[str | int]  # one class or several, by name or output number
 
 _DISPLAY = 1000  # pixels of the long side at most where a notebook shows a result by itself
 _SAVED_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF"}
+_COLUMNS = ("scores", "labels", "boxes", "names")
 
 
-class Result(dict):
-    """The detections of one picture, best first: a dict of tensors and names, which also knows its picture.
+class Detection(NamedTuple):
+    """One detection: ``box`` is x0, y0, x1, y1 in pixels, ``label`` an output of the class head."""
 
-    Keys:
-        scores: ``(n,)`` float32 in [0, 1].
-        labels: ``(n,)`` int64, outputs of the class head.
-        boxes: ``(n, 4)`` float32: x0, y0, x1, y1 in pixels of the upright picture, as the network gives them
-            (a box may reach over the border).
-        names: n class names.
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+    label: int
+
+
+class Result:
+    """The detections of one image, best first.
+
+    ``len(result)`` is their number, ``for detection in result`` and ``result[0]`` give :class:`Detection` tuples, an
+    empty result is false. ``result["boxes"]``, ``keys()`` and ``dict(result)`` serve whoever expects a mapping of
+    tensors, such as ``supervision.Detections.from_transformers``.
 
     Attributes:
+        scores: ``(n,)`` float32 in [0, 1].
+        labels: ``(n,)`` int64, outputs of the class head.
+        boxes: ``(n, 4)`` float32: x0, y0, x1, y1 in pixels of the upright image, as the network gives them
+            (a box may reach over the border).
+        names: n class names.
         class_names: a name for every output (None for outputs without a class).
-        size: (width, height) of the upright picture in pixels.
-        name: a file name for the picture. path: its file, or None. source: the path or URL it came from, or None.
+        size: (width, height) of the upright image in pixels.
+        name: a file name for the image. path: its file, or None. source: the path or URL it came from, or None.
         frame, time: number and seconds of a video's frame, or None.
     """
 
-    def __init__(self, scores, labels, boxes, class_names, picture):
-        names = [class_names[i] for i in labels.tolist()]
-        super().__init__(scores=scores, labels=labels, boxes=boxes, names=names)
+    def __init__(
+        self,
+        scores: torch.Tensor,
+        labels: torch.Tensor,
+        boxes: torch.Tensor,
+        class_names: Sequence[str | None],
+        source: SourceImage,
+    ) -> None:
+        self.scores, self.labels, self.boxes = scores, labels, boxes
         self.class_names = class_names
-        self.size = picture.image.size
-        self.name, self.path, self.source = picture.name, picture.path, picture.source
-        self.frame, self.time = picture.frame, picture.time
-        # A file can be read again when it is asked for, so that the results of a large folder stay small.
-        self._image = None if picture.path else picture.image
+        self.size = source.image.size
+        self.name, self.path, self.source = source.name, source.path, source.source
+        self.frame, self.time = source.frame, source.time
+        # A file can be read again when it is asked for: the results of a large folder stay small.
+        self._image = None if source.path else source.image
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """One class name per detection."""
-        return self["names"]
+        return [str(self.class_names[label]) for label in self.labels.tolist()]
 
     @property
-    def image(self):
-        """The upright RGB picture; read from its file again where there is one."""
+    def image(self) -> Image.Image:
+        """The upright RGB image; read from its file again where there is one."""
         if self._image is not None:
             return self._image
         if self.path is None:
-            raise UserError(f"the picture of {self.name} was not kept: use Detector.stream, which hands it over.")
+            raise UserError(f"the image of {self.name} was not kept: use Detector.stream, which hands it over.")
         return open_image(self.path)
 
-    def drop_image(self):
-        """Forget a picture that lies in memory alone (a video's frames); returns the result."""
+    def drop_image(self) -> "Result":
+        """Forget an image that lies in memory alone (a video's frames); returns the result."""
         self._image = None
         return self
 
-    def filter(self, threshold=None, classes=None, top=None):
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        rows = zip(self.names, self.scores.tolist(), self.boxes.tolist(), self.labels.tolist())
+        return (Detection(name, score, (box[0], box[1], box[2], box[3]), label) for name, score, box, label in rows)
+
+    def keys(self) -> tuple[str, ...]:
+        """The columns: ``scores``, ``labels``, ``boxes``, ``names``."""
+        return _COLUMNS
+
+    def __contains__(self, key: object) -> bool:
+        return key in _COLUMNS
+
+    def __getitem__(self, key: Any) -> Any:
+        """A column by its name, a :class:`Detection` by its number, a new result by a slice."""
+        if isinstance(key, str):
+            if key not in _COLUMNS:
+                raise KeyError(f"a result has {', '.join(_COLUMNS)}, not {key!r}.{did_you_mean(key, _COLUMNS)}")
+            return getattr(self, key)
+        if isinstance(key, slice):
+            return self._take(torch.arange(len(self))[key])
+        return list(self)[key]
+
+    def filter(
+        self, threshold: float | None = None, classes: Classes | None = None, max_detections: int | None = None
+    ) -> "Result":
         """A new result of the detections that score at least ``threshold``, belong to ``classes`` (names or output
-        numbers, one or several; None takes all), and of these the best ``top``."""
-        keep = torch.ones(len(self["scores"]), dtype=torch.bool)
+        numbers, one or several; None takes all), and of these the best ``max_detections``."""
+        keep = torch.ones(len(self), dtype=torch.bool)
         if threshold is not None:
-            keep &= self["scores"].cpu() >= threshold
+            keep &= self.scores.cpu() >= threshold
         if classes is not None:
-            keep &= torch.isin(self["labels"].cpu(), torch.tensor(class_numbers(classes, self.class_names)))
-        index = keep.nonzero().flatten()[:top]
-        new = Result.__new__(Result)
-        new.__dict__.update(self.__dict__)
-        for key in ("scores", "labels", "boxes"):
-            new[key] = self[key][index.to(self[key].device)]
-        new["names"] = [self["names"][i] for i in index.tolist()]
+            keep &= torch.isin(self.labels.cpu(), torch.tensor(class_numbers(classes, self.class_names)))
+        return self._take(keep.nonzero().flatten()[:max_detections])
+
+    def _take(self, index: torch.Tensor) -> "Result":
+        new = copy.copy(self)
+        index = index.to(self.scores.device)
+        new.scores, new.labels, new.boxes = self.scores[index], self.labels[index], self.boxes[index]
         return new
 
-    def draw(self, image=None, scale=1.0, colors=None, **options):
-        """The picture with boxes, names and scores on it, a ``PIL.Image``.
+    def draw(
+        self,
+        image: Image.Image | None = None,
+        scale: float = 1.0,
+        colors: Color | Sequence[Color] | Mapping[Any, Color] | None = None,
+        *,
+        labels: bool | None = None,
+        scores: bool = True,
+        enlarge_to: int = 0,
+        line: str | Sequence[str] = "solid",
+        font_file: str | Path | None = None,
+    ) -> Image.Image:
+        """The image with boxes, names and scores on it.
 
-        ``image`` is drawn on instead of the picture itself, ``scale`` times as large as that; other options are those
-        of ``dino_nb.viz.draw_boxes``.
+        Args:
+            image, scale: an image to draw on instead, ``scale`` times as large as the result's own.
+            colors: see ``dino_nb.viz.draw_boxes``. Default: a colour per class.
+            labels: whether names are written. Default: unless the detector knows a single class, and of more than four
+                detections of one class the best alone is named.
+            scores: whether scores are written.
+            enlarge_to, line, font_file: see ``dino_nb.viz.draw_boxes``.
         """
-        # viz stands above this layer; its drawing module needs nothing from here and is loaded when asked for
-        from dino_nb.draw import class_colors, draw_boxes
-
+        names = self.names
+        palette = class_colors(self.class_names) if colors is None else colors
+        if isinstance(palette, Mapping):
+            palette = [palette[name] for name in names] if names else []
+        shown: list[str | None] = list(names)
+        if labels is False or (labels is None and len(class_colors(self.class_names)) == 1):
+            shown = [None] * len(names)
+        elif labels is None and scores and len(names) > 4 and len(set(names)) == 1:
+            shown[1:] = [None] * (len(names) - 1)
         return draw_boxes(
             self.image if image is None else image,
-            self["boxes"] * scale,
-            self["names"],
-            self["scores"],
-            class_colors(self.class_names) if colors is None else colors,
-            **options,
+            self.boxes * scale,
+            shown,
+            self.scores.tolist() if scores else None,
+            palette,
+            enlarge_to=enlarge_to,
+            line=line,
+            font_file=font_file,
         )
 
-    def save(self, path, **options):
-        """Write the drawn picture to ``path`` (.jpg, .png, .webp, .bmp, .tif) atomically; returns the path."""
+    plot = draw
+
+    def show(self, **options: Any) -> None:
+        """Show the drawn image: below the cell in a notebook, else in the system's viewer. Options as :meth:`draw`."""
+        shown = self._reduced(**options)
+        try:
+            from IPython import display, get_ipython
+        except ImportError:
+            get_ipython = None
+        if get_ipython is None or get_ipython() is None:
+            shown.show(self.name)
+        else:
+            display.display(shown)
+
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Write the drawn image to ``path`` (.jpg, .png, .webp, .bmp, .tif) atomically; returns the path."""
         path = Path(path)
         kind = _SAVED_AS.get(path.suffix.lower())
         if kind is None:
-            raise UserError(f"a picture cannot be written as {path.name}: end it with one of {', '.join(_SAVED_AS)}.")
+            raise UserError(f"an image cannot be written as {path.name}: end it with one of {', '.join(_SAVED_AS)}.")
         if self.path and path.exists() and path.samefile(self.path):
-            raise UserError(f"{path} is the picture itself: the drawn one needs another name, it would be overwritten.")
+            raise UserError(f"{path} is the image itself: the drawn one needs another name, it would be overwritten.")
         with atomic_path(path) as temporary:
             self.draw(**options).save(temporary, kind, **({"quality": 92} if kind in ("JPEG", "WEBP") else {}))
         return path
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers: ``file``, ``width``, ``height``, ``detections`` (``name``, ``label``, ``score``,
         ``box`` x0, y0, x1, y1), and ``frame`` and ``time`` for a frame of a video."""
-        rows = zip(self["names"], self["labels"].tolist(), self["scores"].tolist(), self["boxes"].tolist())
-        entry = {"file": self.source or self.name, "width": self.size[0], "height": self.size[1]}
+        entry: dict[str, Any] = {"file": self.source or self.name, "width": self.size[0], "height": self.size[1]}
         if self.frame is not None:
             entry |= {"frame": self.frame, "time": self.time}
         entry["detections"] = [
-            {"name": name, "label": label, "score": round(score, 6), "box": [round(x, 3) for x in box]}
-            for name, label, score, box in rows
+            {"name": d.name, "label": d.label, "score": round(d.score, 6), "box": [round(x, 3) for x in d.box]}
+            for d in self
         ]
         return entry
 
-    def to_json(self, **options):
+    def to_json(self, **options: Any) -> str:
         """:meth:`to_dict` as a JSON text; ``options`` go to ``json.dumps``."""
         return json.dumps(self.to_dict(), ensure_ascii=False, **options)
 
-    def __repr__(self):
-        counts = ", ".join(f"{n} {name}" for name, n in Counter(self["names"]).most_common())
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row per detection: ``file``, ``name``, ``score``, ``x0``, ``y0``, ``x1``, ``y1`` in pixels, ``label``."""
+        columns = ["file", "name", "score", "x0", "y0", "x1", "y1", "label"]
+        rows = [(self.source or self.name, d.name, d.score, *d.box, d.label) for d in self]
+        return _optional("pandas").DataFrame(rows, columns=columns)
+
+    def to_supervision(self) -> "supervision.Detections":
+        """``supervision.Detections`` with class names, ready for its annotators and trackers."""
+        import numpy as np
+
+        return _optional("supervision").Detections(
+            xyxy=self.boxes.float().cpu().numpy().reshape(-1, 4),
+            confidence=self.scores.float().cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in Counter(self.names).most_common())
         return f"Result({self.name}, {self.size[0]} x {self.size[1]}: {counts or 'nothing found'})"
 
-    def _repr_png_(self):
-        if self._image is None and self.path is None:
-            return None
+    def _repr_png_(self) -> bytes | None:
+        return None if self._image is None and self.path is None else self._reduced()._repr_png_()
+
+    def _reduced(self, **options: Any) -> Image.Image:
+        """Drawn at a size for a page: text drawn on a large image would be unreadable once scaled down."""
         image = self.image
         shrink = min(1.0, _DISPLAY / max(image.size))
-        if shrink < 1:  # the text of a large picture would be unreadable once the browser has scaled it down
+        if shrink < 1:
             image = image.resize([max(1, round(s * shrink)) for s in image.size], Image.Resampling.LANCZOS)
-        return self.draw(image, shrink, enlarge_to=480)._repr_png_()
+        return self.draw(image, shrink, **{"enlarge_to": 480, **options})
 
 
-class Results(list):
-    """Results in the order of their pictures; ``skipped`` holds a ``(source, reason)`` for each unreadable one."""
+class Results(list[Result]):
+    """Results in the order of their images; ``skipped`` holds a ``(source, reason)`` for each unreadable one."""
 
-    def __init__(self, results=(), skipped=()):
+    def __init__(self, results: Iterable[Result] = (), skipped: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(results)
         self.skipped = list(skipped)
 
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The tables of all results in one."""
+        return _optional("pandas").concat([result.to_pandas() for result in self], ignore_index=True)
 
-def class_numbers(classes, class_names):
+
+def class_numbers(classes: Classes, class_names: Sequence[str | None]) -> list[int]:
     """Output numbers of ``classes``: one name or number, or several. Unknown names raise with the nearest one."""
-    numbers = []
+    numbers: list[int] = []
     for one in [classes] if isinstance(classes, (str, int)) else classes:
         if isinstance(one, str):
             found = [i for i, name in enumerate(class_names) if name == one]
@@ -162,3 +278,10 @@ def class_numbers(classes, class_names):
         else:
             raise UserError(f"there is no class number {one}: they go from 0 to {len(class_names) - 1}.")
     return numbers
+
+
+def _optional(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(f"this needs the package {package}: pip install {package}") from None

@@ -1,25 +1,28 @@
-"""Large pictures in overlapping slices, for objects too small to see once the whole is shrunk to the network's size."""
+"""Large images in overlapping slices, for objects too small to see once the whole is shrunk to the network's size."""
 
 import math
 
 import torch
 from torchvision.ops import box_iou
 
+Found = dict[str, torch.Tensor]  # "scores" (n,), "labels" (n,), "boxes" (n, 4) xyxy in pixels
+Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
+
 SAME = 0.5  # IoU from which two detections of a class, in two slices, are taken for one object
 
 
-def slices(width, height, size, overlap=0.2):
-    """Windows ``(x0, y0, x1, y1)`` in pixels: the whole picture first, then squares of ``size`` that cover it.
+def slices(width: int, height: int, size: int, overlap: float = 0.2) -> list[Window]:
+    """Windows ``(x0, y0, x1, y1)`` in pixels: the whole image first, then squares of ``size`` that cover it.
 
     Neighbours share at least ``overlap`` (0 up to, not including, 1) of their side; objects up to that length are
-    whole in one of them. A picture no larger than ``size`` is one window.
+    whole in one of them. An image no larger than ``size`` is one window.
     """
     columns, rows = _starts(width, size, overlap), _starts(height, size, overlap)
     squares = [(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns]
     return [(0, 0, width, height), *(squares if len(squares) > 1 else [])]
 
 
-def _starts(length, size, overlap):
+def _starts(length: int, size: int, overlap: float) -> list[int]:
     if length <= size:
         return [0]
     shared = min(math.ceil(size * overlap), size - 1)
@@ -27,11 +30,10 @@ def _starts(length, size, overlap):
     return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
-def merge(found, windows):
-    """Detections of one picture from those of its windows (dicts of ``scores``, ``labels``, ``boxes`` xyxy in pixels
-    of the window); returns such a dict in pixels of the picture, best first.
+def merge(found: list[Found], windows: list[Window]) -> Found:
+    """Detections of one image, in its pixels and best first, from those of its windows, in pixels of the window.
 
-    What a window's inner edge cuts off is left out, since a neighbour or the whole picture has more of it. Of two
+    What a window's inner edge cuts off is left out, since a neighbour or the whole image has more of it. Of two
     detections of one class from different windows that overlap, the better one stays; those of one window all stay,
     as the network gave them.
     """

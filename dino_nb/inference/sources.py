@@ -1,15 +1,15 @@
-"""What a user may call pictures, and reading it one picture at a time.
+"""What a user may call images, and reading it one image at a time.
 
-A source is a picture file, a URL (http, https), a folder, a glob pattern, a video file, a ``PIL.Image``, an array
-``(H, W)`` or ``(H, W, 3)`` uint8 in RGB order, a tensor ``(3, H, W)`` or ``(1, H, W)`` (float in [0, 1], or uint8), or
-any iterable of these.
+A source is an image file, a URL (http, https), a folder, a glob pattern, a video file, a ``PIL.Image``, an array or
+tensor ``(H, W)``, ``(H, W, 3)`` or ``(3, H, W)`` in RGB order (uint8, or floats in [0, 1]), or any iterable of these.
 """
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -17,19 +17,22 @@ import torch
 from PIL import Image
 
 from dino_nb.data.images import is_image, open_image, upright_rgb
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, disk_errors
 from dino_nb.inference.download import download
 from dino_nb.inference.video import is_video, read_frames
 
+Source = Any  # one of the above
+Leaf = Any  # a source that is no folder, pattern or list: a str, an image, an array or a tensor
+
 
 @dataclass
-class Picture:
-    """One upright RGB picture on its way through the detector.
+class SourceImage:
+    """One upright RGB image on its way through the detector.
 
     Attributes:
         image: the ``PIL.Image``.
         name: a file name for what is made of it, such as ``street.jpg`` or ``clip_000012.png``.
-        path: the file (str) that holds exactly this picture, or None (URL, video frame, array).
+        path: the file (str) that holds exactly this image, or None (URL, video frame, array).
         source: where it came from, for messages and reports: the path, the URL, or None.
         frame: the number of a video's frame, else None.
         time: seconds from a video's start, else None.
@@ -43,8 +46,8 @@ class Picture:
     time: float | None = None
 
 
-def is_one(source):
-    """Whether ``source`` means exactly one picture, so that its result is not wrapped in a list."""
+def is_one(source: Source) -> bool:
+    """Whether ``source`` means exactly one image: its result is then not wrapped in a list."""
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return source.ndim < 4
     if isinstance(source, (str, os.PathLike)):
@@ -53,7 +56,7 @@ def is_one(source):
     return isinstance(source, Image.Image)
 
 
-def leaves(source):
+def leaves(source: Source) -> Iterator[Leaf]:
     """Yield the single sources in ``source``: folders and patterns become files, lists are flattened, lazily."""
     if isinstance(source, (str, os.PathLike)):
         text = _text(source)
@@ -74,48 +77,29 @@ def leaves(source):
             yield from leaves(one)
     else:
         raise UserError(
-            f"a {type(source).__name__} is not a picture: give a path, a URL, a PIL picture, an array (H, W, 3), "
+            f"a {type(source).__name__} is not an image: give a path, a URL, a PIL image, an array (H, W, 3), "
             "a tensor (3, H, W), a folder, a pattern, a video file, or a list of these."
         )
 
 
-def read(leaf, number=0):
-    """Yield the ``Picture`` of a leaf, or one a frame if it is a video. ``number`` names pictures without a file."""
+def read(leaf: Leaf, number: int = 0) -> Iterator[SourceImage]:
+    """Yield the ``SourceImage`` of a leaf, or one per frame of a video. ``number`` names images without a file."""
     if isinstance(leaf, str):
         if _is_url(leaf):
-            name = _file_name(PurePosixPath(unquote(urlsplit(leaf).path)).name) or f"picture_{number:06}.png"
-            yield Picture(open_image(download(leaf)), name, source=leaf)
+            name = _file_name(PurePosixPath(unquote(urlsplit(leaf).path)).name) or f"image_{number:06}.png"
+            yield SourceImage(open_image(download(leaf)), name, source=leaf)
         elif is_video(leaf):
             for frame in read_frames(leaf):
                 name = f"{Path(leaf).stem}_{frame.index:06}.png"
-                yield Picture(frame.image, name, source=leaf, frame=frame.index, time=frame.time)
+                yield SourceImage(frame.image, name, source=leaf, frame=frame.index, time=frame.time)
         else:
-            yield Picture(open_image(leaf), Path(leaf).name, path=leaf, source=leaf)
+            yield SourceImage(open_image(leaf), Path(leaf).name, path=leaf, source=leaf)
         return
-    if isinstance(leaf, Image.Image):
-        image = upright_rgb(leaf)
-    else:
-        image = _from_array(leaf) if isinstance(leaf, np.ndarray) else _from_tensor(leaf)
-    yield Picture(image, f"picture_{number:06}.png")
+    image = upright_rgb(leaf) if isinstance(leaf, Image.Image) else _from_pixels(leaf)
+    yield SourceImage(image, f"image_{number:06}.png")
 
 
-def _text(source):
-    text = os.fspath(source)
-    return str(Path(text).expanduser()) if text.startswith("~") else text
-
-
-def _is_url(text):
-    scheme = text.partition("://")[0] if "://" in text else ""
-    if scheme and scheme.lower() not in ("http", "https"):
-        raise UserError(f"{text}: only http and https addresses are read; for a file give its path alone.")
-    return bool(scheme)
-
-
-def _is_glob(text):
-    return glob.has_magic(text) and not exists(text)
-
-
-def exists(text):
+def exists(text: str) -> bool:
     """Whether ``text`` is the path of something; False too where it cannot be a path at all."""
     try:
         return Path(text).exists()
@@ -123,57 +107,76 @@ def exists(text):
         return False
 
 
-def _is_dir(text):
+def _text(source: str | os.PathLike) -> str:
+    text = os.fspath(source)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _is_url(text: str) -> bool:
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if scheme and scheme.lower() not in ("http", "https"):
+        raise UserError(f"{text}: only http and https addresses are read; for a file give its path alone.")
+    return bool(scheme)
+
+
+def _is_glob(text: str) -> bool:
+    return glob.has_magic(text) and not exists(text)
+
+
+def _is_dir(text: str) -> bool:
     return exists(text) and Path(text).is_dir()
 
 
-def _file_name(name):
+def _file_name(name: str) -> str:
     """A name from the web as one that every file system takes."""
     return "".join(c if c.isprintable() and c not in '\\/:*?"<>|' else "_" for c in name)[-100:]
 
 
-def _folder(folder):
+@disk_errors()
+def _folder(folder: str) -> list[str]:
     inside = sorted(p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith("."))
     found = [str(p) for p in inside if is_image(p) or is_video(p)]
     if not found:
         raise UserError(
-            f"there is no picture in the folder {folder}; for those in folders below it give the pattern "
+            f"there is no image in the folder {folder}; for those in folders below it give the pattern "
             f"'{Path(folder) / '**' / '*'}'."
         )
-    yield from found
+    return found
 
 
-def _pattern(pattern):
+def _pattern(pattern: str) -> list[str]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    found = [p for p in matches if is_image(p) or is_video(p)]
+    found = [p for p in matches if (is_image(p) or is_video(p)) and Path(p).is_file()]
     if not found:
-        raise UserError(f"no picture matches {pattern!r}.")
-    yield from found
+        raise UserError(f"no image matches {pattern!r}.")
+    return found
 
 
-def _from_array(array):
-    if array.ndim == 3 and array.shape[2] in (1, 4):
-        array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
-        raise UserError(
-            f"an array {array.shape} of {array.dtype} is not a picture: it must be (H, W, 3) or (H, W), uint8, in RGB "
-            "order. Scale floats by 255 and convert them; a channels-first picture goes in as a torch tensor."
-        )
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
-
-
-def _from_tensor(tensor):
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3) or not tensor.numel():
-        raise UserError(f"a tensor {tuple(tensor.shape)} is not a picture: it must be (3, H, W) or (1, H, W).")
-    tensor = tensor.detach().cpu()
-    if tensor.is_floating_point():
-        low, high = tensor.min().item(), tensor.max().item()
+def _from_pixels(values: np.ndarray | torch.Tensor) -> Image.Image:
+    """An array or tensor as an RGB image; where both ends could be the channels, an array has them last."""
+    is_array = isinstance(values, np.ndarray)
+    what = f"{'an array' if is_array else 'a tensor'} {tuple(values.shape)} of {values.dtype}"
+    shape = tuple(values.shape)
+    first, last = shape[:1] in ((1,), (3,), (4,)), shape[-1:] in ((1,), (3,), (4,))
+    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and not (first or last)):
+        raise UserError(f"{what} is not an image: it must be (H, W), (H, W, 3) or (3, H, W), in RGB order.")
+    try:
+        pixels = torch.from_numpy(np.array(values, order="C")) if isinstance(values, np.ndarray) else values
+    except TypeError:  # of objects or texts
+        raise UserError(f"{what} is not an image: use uint8, or floats in [0, 1].") from None
+    pixels = pixels.detach().cpu()
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif first and not (last and is_array):
+        pixels = pixels.permute(1, 2, 0)
+    if pixels.is_floating_point():
+        low, high = pixels.min().item(), pixels.max().item()
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails too
             raise UserError(
-                f"a float picture must lie in [0, 1], this one is in [{low:.3g}, {high:.3g}]: divide by 255, or leave "
+                f"a float image must lie in [0, 1], this one is in [{low:.3g}, {high:.3g}]: divide by 255, or leave "
                 "out the normalisation, which the detector does itself."
             )
-        tensor = (tensor.float().clamp(0, 1) * 255).round().byte()
-    elif tensor.dtype != torch.uint8:
-        raise UserError(f"a tensor of {tensor.dtype} is not a picture: use uint8, or floats in [0, 1].")
-    return Image.fromarray(tensor.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy())
+        pixels = (pixels.float().clamp(0, 1) * 255).round().byte()
+    elif pixels.dtype != torch.uint8:
+        raise UserError(f"{what} is not an image: use uint8, or floats in [0, 1].")
+    return Image.fromarray(pixels[..., :3].expand(-1, -1, 3).contiguous().numpy())

@@ -2,9 +2,12 @@
 
 import contextlib
 import importlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -20,19 +23,19 @@ _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: I
 
 @dataclass
 class Frame:
-    """One upright frame: its number from 0, its time in seconds from the start (or None), and the RGB picture."""
+    """One upright frame: its number from 0, its time in seconds from the start (or None), and the RGB image."""
 
     index: int
     time: float | None
     image: Image.Image
 
 
-def is_video(path):
+def is_video(path: object) -> bool:
     """Whether ``path`` ends like a video file."""
-    return Path(path).suffix.lower() in VIDEO_EXTENSIONS
+    return Path(str(path)).suffix.lower() in VIDEO_EXTENSIONS
 
 
-def read_frames(path):
+def read_frames(path: str | os.PathLike) -> Iterator[Frame]:
     """Yield every ``Frame`` of a video file in order. Raises ``UserError`` naming the file if it cannot be read."""
     with _opened(path) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
@@ -41,18 +44,21 @@ def read_frames(path):
             yield Frame(index, frame.time, image.transpose(turn) if turn is not None else image)
 
 
-def describe(path):
-    """``(frames a second as a Fraction, number of frames or None where the file does not tell)``."""
+def describe(path: str | os.PathLike) -> tuple[Fraction, int | None]:
+    """``(frames per second, number of frames or None where the file does not tell)``."""
     with _opened(path) as (_, stream):
         return Fraction(stream.average_rate or stream.guessed_rate or 25), stream.frames or None
 
 
 @contextlib.contextmanager
-def video_writer(path, rate):
-    """Yield ``write(image)``, which appends a PIL picture to an H.264 ``.mp4`` at ``rate`` frames a second.
+def video_writer(
+    path: str | os.PathLike, rate: float | Fraction, bit_rate: int | None = None
+) -> Iterator[Callable[[Image.Image], None]]:
+    """Yield ``write(image)``, which appends a PIL image to an H.264 ``.mp4`` at ``rate`` frames per second.
 
     The file appears under its name when the block ends without an error. Width and height are cut to even numbers,
-    which the format needs; the first picture sets the size. There is no sound.
+    which the format needs; the first image sets the size. There is no sound. ``bit_rate``: bits per second to aim at;
+    default: constant quality.
     """
     av = _av()
     if Path(path).suffix.lower() != ".mp4":
@@ -60,9 +66,11 @@ def video_writer(path, rate):
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(65535))
         stream.pix_fmt = "yuv420p"
-        size = None
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        size: tuple[int, int] | None = None
 
-        def write(image):
+        def write(image: Image.Image) -> None:
             nonlocal size
             if size is None:
                 size = (max(2, image.width // 2 * 2), max(2, image.height // 2 * 2))
@@ -79,7 +87,25 @@ def video_writer(path, rate):
         container.mux(stream.encode(None))
 
 
-def _av():
+def small_copy(path: str | os.PathLike, max_bytes: int = 15_000_000) -> Path:
+    """A copy of a video that a notebook can show in its page: ``NAME_small.mp4`` beside it, of ``max_bytes`` or less.
+
+    A video that is small enough is returned as it is. A larger one is scaled to 640 pixels and fewer bits per second.
+    """
+    path = Path(path)
+    if path.is_file() and path.stat().st_size <= max_bytes:
+        return path
+    rate, frames = describe(path)
+    seconds = float((frames or sum(1 for _ in read_frames(path))) / rate)
+    small = path.with_name(f"{path.stem}_small.mp4")
+    with video_writer(small, rate, bit_rate=int(min(1e6, 6.5 * max_bytes / max(seconds, 1)))) as write:
+        for frame in read_frames(path):
+            frame.image.thumbnail((640, 640))
+            write(frame.image)
+    return small
+
+
+def _av() -> Any:
     try:
         return importlib.import_module("av")
     except ImportError:
@@ -87,14 +113,15 @@ def _av():
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
     av = _av()
     if not Path(path).is_file():
         raise UserError(f"there is no video file {path}.")
     try:
-        with av.open(str(path), options=_OPTIONS) as container:
+        # titles may be in any encoding
+        with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:
-                raise UserError(f"{path} has no moving pictures in it.")
+                raise UserError(f"{path} has no video stream in it: it is sound or something else.")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
@@ -102,3 +129,5 @@ def _opened(path):
         raise UserError(
             f"the video {path} cannot be read ({error.strerror}): it is damaged or of an unknown kind."
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the video {path} cannot be read: its texts are damaged ({error.reason}).") from error

@@ -1,4 +1,4 @@
-"""A network that finds the same three objects in every picture, so that results can be told beforehand."""
+"""A network that finds the same three objects in every image, so that results can be told beforehand."""
 
 from types import SimpleNamespace
 

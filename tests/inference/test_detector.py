@@ -27,7 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_one_picture_gives_one_result_in_pixels_of_the_original(detector):
+def test_one_image_gives_one_result_in_pixels_of_the_original(detector):
     result = detector.predict(Image.new("RGB", (200, 100)))
     assert result["names"] == result.names == ["cat", "dog"]  # the unused output is never shown
     assert result["labels"].tolist() == [0, 2] and result["labels"].dtype == torch.int64
@@ -48,7 +48,7 @@ def test_one_picture_gives_one_result_in_pixels_of_the_original(detector):
     ],
     ids=["Path", "str", "PIL", "array", "bytes tensor", "float tensor"],
 )
-def test_every_kind_of_picture_reaches_the_network_alike(make, folder):
+def test_every_kind_of_image_reaches_the_network_alike(make, folder):
     class Keeping(FakeModel):
         def forward(self, images):
             self.kept = images
@@ -73,7 +73,7 @@ def test_threshold_top_and_classes(detector):
         detector.predict(image, classes=["dogg"])
 
 
-def test_many_pictures_give_a_list_in_their_order(detector, folder):
+def test_many_images_give_a_list_in_their_order(detector, folder):
     results = detector.predict(folder, batch_size=2)
     assert [r.name for r in results] == ["0.png", "1.png", "2.png"]
     assert [len(batch) for batch in detector.model.seen] == [2, 1]
@@ -82,27 +82,71 @@ def test_many_pictures_give_a_list_in_their_order(detector, folder):
     assert detector.predict([]) == []
 
 
-def test_an_unreadable_picture_raises_or_is_reported(detector, folder):
-    (folder / "1.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"1\.png"):
-        detector.predict(folder)
-    with pytest.warns(UserWarning, match=r"1 picture.*1\.png"):
-        results = detector.predict(folder, errors="skip")
+def test_predict_leaves_out_unreadable_images_and_says_so(detector, folder):
+    (folder / "1.png").write_bytes(b"not an image")
+    with pytest.warns(UserWarning, match=r"1 image.*1\.png"):
+        results = detector.predict(folder)
     assert [r.name for r in results] == ["0.png", "2.png"]
     assert [source for source, _ in results.skipped] == [str(folder / "1.png")]
+    with pytest.warns(UserWarning, match=r"left out.*1\.png"):
+        assert [r.name for r in detector.stream(folder)] == ["0.png", "2.png"]
+    with pytest.raises(UserError, match=r"1\.png"):
+        detector.predict(folder, errors="raise")
     with pytest.raises(UserError, match="no image file"):
-        detector.predict(folder / "gone.png", errors="skip")  # nothing to go on with
+        detector.predict(folder / "gone.png")  # nothing is left without it
+    for name in ("0.png", "2.png"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the images could be read: .*0\.png"):
+        detector.predict(folder)
+
+
+def test_predict_stops_when_asked_to(detector, folder, monkeypatch):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dino_nb.inference.sources.open_image", stop)
+    with pytest.raises(KeyboardInterrupt):
+        detector.predict(folder)
+
+
+@pytest.mark.parametrize("call", ["predict", "stream", "annotate_video", "__call__"])
+def test_predict_offers_the_nearest_keyword(detector, call):
+    with pytest.raises(UserError, match=r"no argument 'treshold'\. Did you mean 'threshold'"):
+        getattr(detector, call)("a.png", treshold=0.2)
+    with pytest.raises(UserError, match=r"It takes .*threshold"):
+        getattr(detector, call)("a.png", zzz=1)
+
+
+def test_predict_is_what_calling_a_detector_does(detector, folder):
+    assert detector(folder / "1.png", 0.7).names == ["cat"]
+
+
+def test_predict_shows_progress_of_many_images(detector, folder, capsys, monkeypatch):
+    from functools import partial
+
+    from dino_nb.inference import detector as module
+
+    monkeypatch.setattr(module, "tqdm", partial(module.tqdm, mininterval=0))
+    detector.predict(folder)
+    assert "detecting" not in capsys.readouterr().err  # it took no two seconds
+    monkeypatch.setattr(module, "tqdm", lambda *a, delay, **k: module_tqdm(*a, **k))
+    module_tqdm = __import__("tqdm").tqdm
+    detector.predict(folder)
+    assert "3/3" in capsys.readouterr().err
+    detector.predict(folder, progress=False)
+    detector.predict(folder / "1.png")
+    assert capsys.readouterr().err == ""
 
 
 def test_stream_yields_before_the_source_ends(detector):
     asked = []
 
-    def pictures():
+    def images():
         for i in range(5):
             asked.append(i)
             yield Image.new("RGB", (10 + i, 10))
 
-    stream = detector.stream(pictures(), batch_size=2)
+    stream = detector.stream(images(), batch_size=2)
     assert next(stream).size == (10, 10)
     assert asked == [0, 1]
     assert [r.size[0] for r in stream] == [11, 12, 13, 14]
@@ -202,6 +246,7 @@ def test_amp_on_a_cpu_changes_nothing(detector):
 
 def test_the_description_names_the_classes(detector):
     assert repr(detector) == "Detector(fake, 2 classes: cat, dog; on cpu)"
+    assert repr(Detector(FakeModel(["cat", None, None]), "cpu")) == "Detector(fake, 1 class: cat; on cpu)"
 
 
 def test_a_near_miss_of_dino_tiny_is_told():

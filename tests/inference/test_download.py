@@ -48,7 +48,7 @@ def png(size=(30, 20)):
     return buffer.getvalue()
 
 
-def test_a_url_is_a_picture():
+def test_a_url_is_a_image():
     with serving({"/cat%20photo.png": (200, {}, png()), "/old": (302, {"Location": "/cat%20photo.png"}, b"")}) as url:
         result = Detector(FakeModel(), "cpu").predict(f"{url}/cat%20photo.png?size=2")
         assert (result.size, result.name, result.path) == ((30, 20), "cat photo.png", None)

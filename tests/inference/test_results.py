@@ -1,5 +1,7 @@
 import json
 import pickle
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,11 +37,70 @@ def test_supervision_takes_a_result_as_it_is(detector, path):
     assert len(supervision.Detections.from_transformers(detector.predict(path, threshold=1.0))) == 0
 
 
+def test_to_supervision_brings_class_names(detector, path):
+    pytest.importorskip("supervision", reason="supervision is not installed (extra 'test' has it)")
+    result = detector.predict(path)
+    detections = result.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy, result.boxes.numpy())
+    assert detections.data["class_name"].tolist() == ["cat", "dog"]
+    assert detections.class_id.tolist() == [0, 2]
+    assert len(detector.predict(path, threshold=1.0).to_supervision()) == 0
+
+
+def test_result_is_a_sequence_of_detections(detector, path):
+    result = detector.predict(path)
+    assert len(result) == 2 and result
+    assert [d.name for d in result] == result.names == ["cat", "dog"]
+    assert result[0] == result[-2]
+    assert (result[0].name, result[0].label, result[0].box) == ("cat", 0, pytest.approx((80, 30, 120, 70)))
+    assert result[1:].names == ["dog"] and result[1:].size == (200, 100)
+    assert not detector.predict(path, threshold=1.0)
+    with pytest.raises(IndexError):
+        result[2]
+
+
+def test_result_is_a_mapping_of_columns(detector, path):
+    result = detector.predict(path)
+    assert list(dict(result)) == ["scores", "labels", "boxes", "names"] == list(result.keys())
+    for key in ("scores", "labels", "boxes"):
+        assert result[key] is getattr(result, key) and key in result
+    assert "masks" not in result
+    with pytest.raises(KeyError, match="Did you mean 'boxes'"):
+        result["boxe"]
+
+
+def test_to_pandas_has_a_row_per_detection(detector, path, monkeypatch):
+    frames = SimpleNamespace(DataFrame=lambda rows, columns: [dict(zip(columns, row)) for row in rows])
+    monkeypatch.setitem(sys.modules, "pandas", frames)
+    first, second = detector.predict(path).to_pandas()
+    assert first["file"] == str(path) and first["score"] == pytest.approx(0.9)
+    assert [second[key] for key in ("name", "x0", "y0", "x1", "y1", "label")] == ["dog", 0, 0, 100, 50, 2]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        detector.predict(path).to_pandas()
+
+
+def test_draw_leaves_out_names_on_request_and_where_they_repeat(detector, path):
+    result = detector.predict(path)
+    full, bare, unscored = result.draw(), result.draw(labels=False, scores=False), result.draw(scores=False)
+    assert len({image.tobytes() for image in (full, bare, unscored)}) == 3
+    single = Detector(FakeModel(["cat", None, None]), "cpu").predict(path)
+    assert single.draw().tobytes() == single.draw(labels=False).tobytes()
+    assert single.draw(labels=True).tobytes() != single.draw().tobytes()
+
+
+def test_show_opens_the_drawn_image(detector, path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Image.Image, "show", lambda image, title=None: shown.append((image.size, title)))
+    detector.predict(path).show()
+    assert shown == [((480, 240), "pets.jpg")]
+
+
 def test_filter_makes_a_new_result(detector, path):
     result = detector.predict(path, threshold=0.05)
     assert result.filter(threshold=0.5).names == ["cat", "dog"]
     assert result.filter(classes="dog").names == ["dog", "dog"]
-    assert result.filter(classes=["dog", 0], top=2).names == ["cat", "dog"]
+    assert result.filter(classes=["dog", 0], max_detections=2).names == ["cat", "dog"]
     assert result.filter(classes=[]).names == []
     assert result.names == ["cat", "dog", "dog"]
     kept = result.filter(threshold=0.5)
@@ -59,7 +120,7 @@ def test_json_has_the_plain_numbers(detector, path):
     ]
 
 
-def test_save_writes_the_drawn_picture_and_never_the_source(detector, path, tmp_path):
+def test_save_writes_the_drawn_image_and_never_the_source(detector, path, tmp_path):
     result = detector.predict(path)
     saved = result.save(tmp_path / "deep" / "drawn.png")
     assert Image.open(saved).size == (200, 100)
@@ -73,10 +134,10 @@ def test_save_writes_the_drawn_picture_and_never_the_source(detector, path, tmp_
     assert path.read_bytes() == before
 
 
-def test_a_notebook_shows_a_picture_of_moderate_size(detector, tmp_path):
+def test_a_notebook_shows_a_image_of_moderate_size(detector, tmp_path):
     for size, shown in (((4000, 1000), (1000, 250)), ((60, 30), (480, 240))):
-        picture = detector.predict(Image.new("RGB", size))._repr_png_()
-        (tmp_path / "shown.png").write_bytes(picture)
+        image = detector.predict(Image.new("RGB", size))._repr_png_()
+        (tmp_path / "shown.png").write_bytes(image)
         assert Image.open(tmp_path / "shown.png").size == shown
 
 
@@ -87,7 +148,7 @@ def test_a_result_of_a_file_keeps_no_pixels_and_travels(detector, path):
     assert result.names == ["cat", "dog"] and torch.equal(result["labels"], torch.tensor([0, 2]))
 
 
-def test_a_dropped_picture_is_missed_in_words(detector):
+def test_a_dropped_image_is_missed_in_words(detector):
     result = detector.predict(Image.new("RGB", (20, 20))).drop_image()
     assert result._repr_png_() is None
     with pytest.raises(UserError, match="stream"):

@@ -17,7 +17,7 @@ from tests.inference.fake import FakeModel
 
 @settings(deadline=None)
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(32, 400), st.floats(0, 0.9))
-def test_slices_cover_the_picture_and_share_what_they_should(width, height, size, overlap):
+def test_slices_cover_the_image_and_share_what_they_should(width, height, size, overlap):
     whole, *squares = slices(width, height, size, overlap)
     assert whole == (0, 0, width, height)
     assert bool(squares) == (max(width, height) > size)
@@ -43,8 +43,8 @@ def _found(*rows):
 
 def test_merge_moves_boxes_and_leaves_out_what_an_inner_edge_cuts():
     windows = [(0, 0, 180, 100), (0, 0, 100, 100), (80, 0, 180, 100)]
-    cut = (0.95, 0, [90.0, 10, 100, 20])  # the left half of what the whole picture and the other window show whole
-    border = (0.6, 1, [0.0, 0, 10, 10])  # the picture ends there: nothing is cut off
+    cut = (0.95, 0, [90.0, 10, 100, 20])  # the left half of what the whole image and the other window show whole
+    border = (0.6, 1, [0.0, 0, 10, 10])  # the image ends there: nothing is cut off
     right = (0.9, 0, [10.0, 10, 30, 20])
     merged = merge([_found((0.5, 0, [90.0, 10, 110, 20])), _found(cut, border), _found(right)], windows)
     torch.testing.assert_close(merged["scores"], torch.tensor([0.9, 0.6]))
@@ -62,25 +62,25 @@ def test_merge_keeps_other_classes_and_what_one_window_tells_apart():
     assert merge([_found(), _found()], windows)["boxes"].shape == (0, 4)
 
 
-def test_small_objects_of_a_large_picture_are_found(tmp_path):
-    """24 pictures in one: shrunk to the network's size little of it can be told."""
+def test_small_objects_of_a_large_image_are_found(tmp_path):
+    """24 images in one: shrunk to the network's size little of it can be told."""
     sample = make_sample(tmp_path / "sample", n_train=1, n_val=24)
-    pictures = [Image.open(path).convert("RGB") for path in sorted(Path(sample, "val2017").iterdir())]
-    width, height = pictures[0].size
+    images = [Image.open(path).convert("RGB") for path in sorted(Path(sample, "val2017").iterdir())]
+    width, height = images[0].size
     large = Image.new("RGB", (6 * width, 4 * height))
-    for i, picture in enumerate(pictures):
-        large.paste(picture, (i % 6 * width, i // 6 * height))
+    for i, image in enumerate(images):
+        large.paste(image, (i % 6 * width, i // 6 * height))
     detector = dino_nb.load("dino-tiny", "cpu")
     whole = detector.predict(large)
     sliced = detector.predict(large, slice_size=width, slice_overlap=0.3, batch_size=4)
     assert len(sliced.names) > 30 > 3 * len(whole.names)
     assert (sliced["boxes"] > -5).all() and (sliced["boxes"][:, 2] < large.width + 5).all()
     assert sliced["scores"].diff().max() <= 0 and sliced["scores"].min() >= 0.3
-    small = detector.predict(pictures[0], slice_size=10_000)
-    assert torch.equal(small["boxes"], detector.predict(pictures[0])["boxes"])
+    small = detector.predict(images[0], slice_size=10_000)
+    assert torch.equal(small["boxes"], detector.predict(images[0])["boxes"])
 
 
-def test_slices_go_through_the_network_together_and_the_whole_picture_by_itself():
+def test_slices_go_through_the_network_together_and_the_whole_image_by_itself():
     detector = Detector(FakeModel(), "cpu")
     detector.predict(Image.new("RGB", (200, 100)), slice_size=64, slice_overlap=0, batch_size=3)
     assert [len(batch) for batch in detector.model.seen] == [1, 3, 3, 2]

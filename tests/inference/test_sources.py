@@ -8,13 +8,13 @@ from dino_nb.inference.sources import is_one, leaves, read
 
 
 def read_all(source):
-    return [picture for number, leaf in enumerate(leaves(source)) for picture in read(leaf, number)]
+    return [image for number, leaf in enumerate(leaves(source)) for image in read(leaf, number)]
 
 
-def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path):
+def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path):
     for name in ("b.png", "a.JPG", "c.bmp", "._hidden.png"):
         Image.new("RGB", (9, 9)).save(tmp_path / name, "PNG")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "deeper").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "deeper" / "d.png")
     assert [p.name for p in read_all(tmp_path)] == ["a.JPG", "b.png", "c.bmp"]
@@ -22,7 +22,7 @@ def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="below it"):
         read_all(tmp_path / "empty")
-    with pytest.raises(UserError, match="no picture matches"):
+    with pytest.raises(UserError, match="no image matches"):
         read_all(str(tmp_path / "*.gif"))
 
 
@@ -52,8 +52,23 @@ def test_exif_and_odd_modes_become_upright_rgb(tmp_path):
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
 def test_arrays(shape):
-    [picture] = read_all(np.full(shape, 200, np.uint8))
-    assert (picture.image.size, picture.image.mode, picture.image.getpixel((0, 0))) == ((7, 5), "RGB", (200,) * 3)
+    [image] = read_all(np.full(shape, 200, np.uint8))
+    assert (image.image.size, image.image.mode, image.image.getpixel((0, 0))) == ((7, 5), "RGB", (200,) * 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_read_takes_floats_and_channels_first_alike(dtype, make):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    values = pixels if dtype == np.uint8 else (pixels / 255).astype(dtype)
+    for one in (values, np.ascontiguousarray(values.transpose(2, 0, 1))):
+        [read_image] = read_all(make(one))
+        np.testing.assert_array_equal(np.asarray(read_image.image), pixels)
+
+
+def test_read_prefers_the_usual_layout_where_both_fit():
+    assert read_all(np.zeros((3, 9, 3), np.uint8))[0].image.size == (9, 3)
+    assert read_all(torch.zeros(3, 9, 3))[0].image.size == (3, 9)
 
 
 def test_arrays_that_are_views_and_batches():
@@ -61,13 +76,13 @@ def test_arrays_that_are_views_and_batches():
     mirrored = read_all(array[0, :, ::-1])[0]
     assert mirrored.image.getpixel((0, 0)) == tuple(array[0, 0, -1])
     assert not is_one(array)
-    assert [p.name for p in read_all(array)] == ["picture_000000.png", "picture_000001.png"]
+    assert [p.name for p in read_all(array)] == ["image_000000.png", "image_000001.png"]
 
 
 @pytest.mark.parametrize("tensor", [torch.full((3, 5, 7), 0.5), torch.full((1, 5, 7), 128, dtype=torch.uint8)])
 def test_tensors(tensor):
-    [picture] = read_all(tensor)
-    assert (picture.image.size, picture.image.getpixel((0, 0))) == ((7, 5), (128, 128, 128))
+    [image] = read_all(tensor)
+    assert (image.image.size, image.image.getpixel((0, 0))) == ((7, 5), (128, 128, 128))
 
 
 def test_lists_are_flattened_lazily(tmp_path):
@@ -84,23 +99,25 @@ def test_lists_are_flattened_lazily(tmp_path):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (np.zeros((5, 7, 3)), "uint8"),
-        (np.zeros((3, 5, 7), np.uint8), "channels-first"),
-        (np.zeros((0, 7, 3), np.uint8), "not a picture"),
-        (torch.zeros(5, 7, 3), "3, H, W"),
+        (np.zeros((5, 7, 3), np.uint16), "uint16 is not an image: use uint8"),
+        (np.zeros((5, 7, 9), np.uint8), r"must be \(H, W\)"),
+        (np.full((5, 7, 3), 255.0), "divide by 255"),
+        (np.array([["a"]]), "use uint8"),
+        (np.zeros((0, 7, 3), np.uint8), "not an image"),
+        (torch.zeros(5, 7, 9), "3, H, W"),
         (torch.full((3, 5, 7), 255.0), "divide by 255"),
         (torch.full((3, 5, 7), float("nan")), r"\[0, 1\]"),
         (torch.zeros(3, 5, 7, dtype=torch.int64), "int64"),
-        (7, "an? int is not a picture"),
-        ({"image": 1}, "dict is not a picture"),
-        (b"bytes", "bytes is not a picture"),
+        (7, "an? int is not an image"),
+        ({"image": 1}, "dict is not an image"),
+        (b"bytes", "bytes is not an image"),
         ("ftp://example.org/a.jpg", "only http"),
         ("file:///etc/hostname", "only http"),
         ("gone.jpg", "no image file gone.jpg"),
-        ("x" * 5000, "cannot be read"),
+        ("x" * 5000, "image xxx"),
         ("null\0character.png", "cannot be read"),
     ],
 )
-def test_what_is_no_picture_is_said(source, words):
+def test_what_is_no_image_is_said(source, words):
     with pytest.raises(UserError, match=words):
         read_all(source)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector
-from dino_nb.inference.video import describe, is_video, read_frames, video_writer
+from dino_nb.inference.video import describe, is_video, read_frames, small_copy, video_writer
 from tests.inference.fake import FakeModel
 
 pytest.importorskip("av", reason="PyAV is not installed (extra 'test' has it)")
@@ -69,6 +69,31 @@ def test_the_annotated_video_shows_the_boxes(tmp_path):
         difference = np.abs(np.asarray(before.image, int) - np.asarray(after.image, int)).max(-1)
         assert difference[36:84, 63:67].mean() > 25  # the left edge of the cat's box
         assert difference[100:, 120:].mean() < 6
+
+
+def test_read_frames_of_a_clip_with_a_latin_1_title(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "titled.avi"), "w", metadata_encoding="latin-1") as container:
+        container.metadata["title"] = "Gr\u00fc\u00dfe"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48)))))
+        container.mux(stream.encode(None))
+    assert b"Gr\xfc\xdfe" in (tmp_path / "titled.avi").read_bytes()
+    assert len(list(read_frames(tmp_path / "titled.avi"))) == 3
+
+
+def test_small_copy_fits_a_page(tmp_path):
+    rng = np.random.default_rng(0)
+    with video_writer(tmp_path / "clip.mp4", 10) as write:
+        for _ in range(20):
+            write(Image.fromarray(rng.integers(0, 256, (720, 960, 3), np.uint8)))
+    size = (tmp_path / "clip.mp4").stat().st_size
+    assert small_copy(tmp_path / "clip.mp4") == tmp_path / "clip.mp4" or size > 15e6
+    small = small_copy(tmp_path / "clip.mp4", max_bytes=size // 10)
+    assert small.name == "clip_small.mp4" and small.stat().st_size < size // 5
+    assert [frame.image.size for frame in read_frames(small)] == [(640, 480)] * 20
 
 
 def test_the_video_itself_is_never_overwritten(tmp_path):
