@@ -1,13 +1,15 @@
 """The command line as a whole: verbs, exit codes, help. What each verb does is tested with its room."""
 
 import importlib
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from dino_nb import __version__
-from dino_nb.cli import VERBS, main
+from dino_nb.cli import VERBS, info, main
+from dino_nb.cli.parser import Parser
 from dino_nb.errors import UserError
 
 
@@ -64,8 +66,6 @@ def test_what_is_not_there_is_one_message_and_exit_1(command, tmp_path, monkeypa
 
 
 def test_a_user_error_has_no_traceback_and_any_other_error_has_one(monkeypatch, capsys):
-    from dino_nb.cli import info
-
     def fail(args, error):
         raise error
 
@@ -83,3 +83,78 @@ def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "dino_nb", "nonsense"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "there is no command 'nonsense'" in done.stderr
+
+
+def parsed(verb, *arguments):
+    """The arguments of a verb, as its ``run`` gets them."""
+    module = importlib.import_module(f"dino_nb.cli.{VERBS[verb][0]}")
+    parser = Parser(verb, "")
+    module.add_arguments(parser)
+    return parser.parse(arguments)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_flags_of_every_verb_are_known_with_dashes_and_underscores(verb):
+    module = importlib.import_module(f"dino_nb.cli.{VERBS[verb][0]}")
+    parser = Parser(verb, "")
+    module.add_arguments(parser)
+    for flag in [flag for flag in parser._option_string_actions if flag.startswith("--")]:
+        both = ["--" + flag[2:].replace("-", "_"), "--" + flag[2:].replace("_", "-")]
+        one, other = (parser._spelled([spelling, "1"]) for spelling in both)
+        assert one == other and one[0].startswith(flag)
+
+
+def test_flags_that_are_mistyped_are_corrected(capsys):
+    assert main(["train", "COCODIR", "--bach-size", "4"]) == 2
+    assert "what is '--bach-size'? Did you mean '--batch_size'?" in capsys.readouterr().err
+
+
+def test_flag_amp_does_not_swallow_the_data_set():
+    args = parsed("train", "--amp", "COCODIR", "BACKBONE")
+    assert (args.amp, args.cocodir, args.backbone_dir) == ("auto", "COCODIR", "BACKBONE")
+    args = parsed("train", "--amp", "fp32", "COCODIR")
+    assert (args.amp, args.cocodir) == ("fp32", "COCODIR")
+    assert parsed("train", "--amp=bf16").amp == "bf16"
+    assert parsed("train", "COCODIR").amp is None
+
+
+def test_flag_options_ends_at_the_first_argument_without_an_equals_sign():
+    args = parsed("train", "--options", "lr_drop=11", "epochs=12", "COCODIR", "--options", "seed=3")
+    assert args.options == ["lr_drop=11", "epochs=12", "seed=3"] and args.cocodir == "COCODIR"
+    with pytest.raises(SystemExit):
+        parsed("train", "COCODIR", "--options")
+
+
+def test_errors_of_the_disk_are_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(info, "run", lambda args: (tmp_path / "gone" / "x").read_bytes())
+    assert main(["info"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "gone" in error and "no file" in error
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly():
+    lines = "import sys, dino_nb.cli as c; from dino_nb.cli import info;"
+    script = lines + "info.run = lambda args: [print('x' * 99) for _ in range(99999)] and 0; sys.exit(c.main(['info']))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.read(100)
+        command.stdout.close()
+        assert command.stderr.read() == b""
+        assert command.wait(60) == 128 + signal.SIGPIPE
+
+
+def test_sigterm_leaves_no_temporary_files(tmp_path):
+    script = (
+        "import sys, time, dino_nb.cli as c; from dino_nb.cli import info; from dino_nb.files import atomic_path\n"
+        "def run(args):\n"
+        "    with atomic_path(sys.argv[1]):\n"
+        "        print('writing', flush=True)\n"
+        "        time.sleep(60)\n"
+        "info.run = run\n"
+        "sys.exit(c.main(['info']))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "result.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

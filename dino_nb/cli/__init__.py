@@ -1,10 +1,14 @@
-"""``dino-nb VERB``: one module a verb, each with ``SUMMARY``, ``add_arguments(parser)`` and ``run(args)``."""
+"""``dino-nb VERB``: one module a verb, each with ``add_arguments(parser)`` and ``run(args)``."""
 
-import argparse
+import contextlib
 import importlib
+import os
+import signal
 import sys
+from collections.abc import Iterator, Sequence
 
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.cli.parser import Parser
+from dino_nb.errors import UserError, did_you_mean, explain
 from dino_nb.version import __version__
 
 # verb -> (module, one line for the overview); modules are imported only when their verb is used
@@ -13,16 +17,16 @@ VERBS = {
     "check": ("check", "find what is wrong with a COCODIR, and repair it"),
     "eval": ("evaluate", "score a checkpoint on a COCODIR"),
     "train": ("train", "train or fine-tune on a COCODIR"),
-    "predict": ("predict", "detect objects in pictures"),
-    "export": ("export", "write a checkpoint with the published names"),
-    "zoo": ("zoo", "list the published checkpoints, and fetch them"),
+    "predict": ("predict", "detect objects in images and videos"),
+    "export": ("export", "write a checkpoint for use elsewhere"),
+    "zoo": ("zoo", "list the published checkpoints, and download them"),
     "build-ops": ("build_ops", "build the attention op for this machine"),
-    "bench": ("bench", "time the model and the op on this machine"),
+    "bench": ("bench", "time a model and the op on this machine"),
     "info": ("info", "describe this session: versions, GPU, op, folders"),
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 when done, 1 when data or checkpoint are bad, 2 when the command line is."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -32,32 +36,64 @@ def main(argv=None):
         print(__version__)
         return 0
     verb, *rest = argv
+    verb = verb if verb in VERBS else verb.replace("_", "-")
     if verb not in VERBS:
         print(f"dino-nb: there is no command {verb!r}.{did_you_mean(verb, VERBS)}\n\n{_overview()}", file=sys.stderr)
         return 2
-    module_name, summary = VERBS[verb]
-    module = importlib.import_module(f"dino_nb.cli.{module_name}")
-    parser = argparse.ArgumentParser(
-        prog=f"dino-nb {verb}",
-        description=module.__doc__ or summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
     try:
-        args = parser.parse_args(rest)
-    except SystemExit as stop:  # argparse exits; a function that notebooks may call returns
-        return stop.code or 0
-    try:
-        return module.run(args) or 0
+        with _sigterm_cleans_up():
+            code = _run(verb, rest)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         print(f"dino-nb {verb}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has seen enough, e.g. `dino-nb zoo | head`
+        with contextlib.suppress(OSError, ValueError):  # nor is there anything to flush to at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"dino-nb {verb}: {explain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ndino-nb {verb}: stopped.", file=sys.stderr)
         return 130
 
 
-def _overview():
+def _run(verb: str, arguments: list[str]) -> int:
+    module_name, summary = VERBS[verb]
+    module = importlib.import_module(f"dino_nb.cli.{module_name}")
+    parser = Parser(verb, module.__doc__ or summary)
+    module.add_arguments(parser)
+    try:
+        args = parser.parse(arguments)
+    except SystemExit as stop:  # argparse exits; a function that notebooks may call returns
+        return int(stop.code or 0)
+    return module.run(args) or 0
+
+
+@contextlib.contextmanager
+def _sigterm_cleans_up() -> Iterator[None]:
+    """Let SIGTERM end the command as an exception does, so that temporary files are removed on the way out."""
+
+    def leave(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # signals are the main thread's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _overview() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:{width}}  {summary}" for verb, (_, summary) in VERBS.items()]
-    return "usage: dino-nb VERB ...    (dino-nb VERB --help tells more)\n\n" + "\n".join(lines)
+    return (
+        "usage: dino-nb VERB ...    (dino-nb VERB --help tells more; flags are known with - and with _)\n\n"
+        + "\n".join(lines)
+    )

@@ -5,23 +5,22 @@ dino-nb build-ops --force    compile even if the cache holds it
 dino-nb build-ops --status   what is in use and why
 """
 
+import argparse
+
+from dino_nb import ops
 from dino_nb.errors import UserError
 
-SUMMARY = "build the attention op for this machine"
 
-
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="compile even if the cache holds the library")
     parser.add_argument("--status", action="store_true", help="build nothing, say what is in use and why")
 
 
-def run(args):
-    from dino_nb import ops
-
+def run(args: argparse.Namespace) -> None:
     status = ops.status() if args.status else ops.build(force=args.force)
     for device in ("cpu", "cuda"):
         if args.status or not status[device].startswith("native"):
             print(f"{device}: {status[device]}")
     failed = [device for device in ("cpu", "cuda") if status[device].startswith("PyTorch")]
     if failed and not args.status and status["mode"] != "torch":
-        raise UserError(f"the op could not be built for {' and '.join(failed)}; PyTorch takes its place there")
+        raise UserError(f"the op could not be built for {' and '.join(failed)}; PyTorch takes its place there.")

@@ -1,18 +1,19 @@
-"""Find what is wrong with a COCODIR: annotation files, pictures, boxes and splits. Exit code 1 if there are errors.
+"""Find what is wrong with a COCODIR: annotation files, images, boxes and splits. Exit code 1 if there are errors.
 
 dino-nb check COCODIR
 dino-nb check COCODIR --json > report.json
 dino-nb check COCODIR --fix FIXED      (writes a repaired copy, with a log of every change)
 """
 
+import argparse
+
 from dino_nb.prepare.check import check_dataset
 from dino_nb.prepare.repair import fix_dataset
 
-SUMMARY = "find what is wrong with a COCODIR, and repair it"
 _IMAGES = {"auto": True, "header": "header", "full": "full", "none": False}
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cocodir", metavar="COCODIR", help="folder with train2017/, val2017/ and annotations/")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy to the new folder OUT, and check it")
@@ -20,11 +21,11 @@ def add_arguments(parser):
         "--images",
         choices=_IMAGES,
         default="auto",
-        help="full: decode every picture; header: sizes and ends of files; auto (default): full up to 20,000 pictures",
+        help="full: decode every image; header: sizes and ends of files; auto (default): full up to 20,000 images",
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     images = _IMAGES[args.images]
     if args.fix is None:
         report = check_dataset(args.cocodir, images=images, progress=not args.json)

@@ -9,6 +9,7 @@ Reads COCO (also Roboflow's), Pascal VOC, YOLO, LabelMe, CVAT and CSV, from a fo
 or id of Google Drive. Faults are listed by file and line; then nothing is written.
 """
 
+import argparse
 import json
 
 from dino_nb.prepare.convert import FORMATS, convert_dataset
@@ -17,29 +18,29 @@ from dino_nb.prepare.export import export_dataset, export_results
 from dino_nb.prepare.formats.boxes import FORMS
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``dino-nb convert``."""
     parser.add_argument("src", metavar="SRC", help="folder, annotation file, zip, tar, or a Google Drive link or id")
     parser.add_argument("cocodir", metavar="COCODIR", help="folder to make; it appears when it is complete")
     parser.add_argument("--format", choices=FORMATS, help="format of SRC (default: found by looking)")
-    parser.add_argument("--images", metavar="DIR", help="folder of the pictures, if they are not in SRC")
+    parser.add_argument("--images", metavar="DIR", help="folder of the images, if they are not in SRC")
     parser.add_argument("--val-fraction", type=float, default=0.2, help="share of val where SRC has none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the division into train and val (%(default)s)")
     parser.add_argument("--resplit", action="store_true", help="divide anew although SRC has splits")
-    parser.add_argument("--link", choices=("hard", "copy"), default="hard", help="pictures: hard links, or copies")
+    parser.add_argument("--link", choices=("hard", "copy"), default="hard", help="images: hard links, or copies")
     parser.add_argument("--overwrite", action="store_true", help="replace a COCODIR that is there")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out faulty lines and pictures, and count them")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out faulty lines and images, and count them")
     parser.add_argument("--classes", metavar="A,B,...", help="class names by number, where SRC does not have them")
     parser.add_argument("--box-format", choices=FORMS, help="how boxes of COCO or CSV are written, if unusually")
     parser.add_argument("--scale-boxes", action="store_true", help="scale boxes where the annotated size is another")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--to", choices=EXPORTS, help="the other way: SRC is a COCODIR, written in this format")
-    parser.add_argument("--results-of", metavar="COCODIR", help="SRC is a JSON of detections on this one's pictures: "
+    parser.add_argument("--results-of", metavar="COCODIR", help="SRC is a JSON of detections on this one's images: "
                         "write them with the ids of the source that it was converted from")  # fmt: skip
     parser.add_argument("--split", default="val", help="the split that those detections are of (%(default)s)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Convert, and print what was done."""
     if args.to:
         print(f"wrote {export_dataset(args.src, args.cocodir, args.to)} as {args.to}")

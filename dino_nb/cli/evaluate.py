@@ -13,30 +13,30 @@ architecture is read off the checkpoint, and -c is checked against it.
 import argparse
 import sys
 
+import torch
+
+from dino_nb import distributed
+from dino_nb.cli.parser import add_options, add_unused
 from dino_nb.cli.published import apply_options, check_architecture
+from dino_nb.evaluation.evaluate import EvalResult, as_model, evaluate
 from dino_nb.training import slurm
 
-SUMMARY = "score a checkpoint on a COCODIR"
 
-
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cocodir", metavar="COCODIR", nargs="?", help="folder with val2017/ and annotations/")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?")
     parser.add_argument("--split", default="val", help="train, val or test (default: %(default)s)")
-    parser.add_argument(
-        "-o", "--output_dir", "--output-dir", default="logs/DINO/eval", help="results.json and the reports go here"
-    )
-    parser.add_argument("--batch_size", "--batch-size", type=int, default=1, help="published numbers are those of 1")
+    parser.add_argument("-o", "--output_dir", default="logs/DINO/eval", help="results.json and the reports go here")
+    parser.add_argument("--batch_size", type=int, default=1, help="published numbers are those of 1")
     parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
     parser.add_argument("--amp", action="store_true", help="half precision, on a GPU")
-    parser.add_argument("--num_workers", "--num-workers", type=int, help="processes that read pictures")
+    parser.add_argument("--num_workers", type=int, help="processes that read images")
     parser.add_argument(
         "--input_size",
-        "--input-size",
         type=int,
         nargs=2,
         metavar=("SHORT", "LONG"),
-        help="pictures are resized to this short side and at most this long side (default: the checkpoint's own)",
+        help="images are resized to this short side and at most this long side (default: the checkpoint's own)",
     )
     parser.add_argument(
         "--classes",
@@ -44,22 +44,19 @@ def add_arguments(parser):
         default="auto",
         help="pair classes of data and checkpoint by name or by category id (default: names where there are any)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
-    parser.add_argument("--no-check", "--no_check", action="store_true", help="do not check the data set first")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--no_check", action="store_true", help="do not check the data set first")
     published = parser.add_argument_group("published spelling")
     published.add_argument("-c", "--config_file", metavar="NAME", help="DINO_4scale, ...: checked, not needed")
-    published.add_argument("--options", nargs="+", metavar="KEY=VALUE", help="num_select=...; others are checked")
+    add_options(published, "num_select=...; others are checked")
     published.add_argument("--coco_path", metavar="COCODIR")
     published.add_argument("--resume", metavar="CHECKPOINT")
     published.add_argument("--eval", action="store_true", help="accepted; this command does nothing else")
-    for flag in ("--save_log", "--save_results", "--find_unused_params"):  # published, without effect here
-        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    for flag in ("--dataset_file", "--note"):
-        parser.add_argument(flag, help=argparse.SUPPRESS)
+    add_unused(parser)
     slurm.add_arguments(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     # `eval CHECKPOINT --coco_path DIR` and `eval COCODIR --resume FILE` leave one positional argument for the other
     given = [p for p in (args.cocodir, args.checkpoint) if p is not None]
     cocodir = args.coco_path if args.coco_path is not None else given.pop(0) if given else None
@@ -71,18 +68,13 @@ def run(args):
     if args.slurm:
         slurm.submit(run, args, args.output_dir, resumes=False)
         return 0
-    from dino_nb import distributed
-
     with distributed.session() as device:
         result = _evaluate(args, cocodir, checkpoint, args.device or device)
-        distributed.say(result)
+        distributed.print_main(result)
     return 0
 
 
-def _evaluate(args, cocodir, checkpoint, device):
-    from dino_nb import distributed
-    from dino_nb.evaluation.evaluate import as_model, evaluate
-
+def _evaluate(args: argparse.Namespace, cocodir: str, checkpoint: str, device: str | torch.device) -> EvalResult:
     if not distributed.is_main():
         distributed.barrier()  # the main process fetches the checkpoint, the others find it fetched
     model = as_model(checkpoint, device)

@@ -1,11 +1,13 @@
 """Describe this session: versions, GPU and its precision, the attention op, folders and free disk, Google Drive."""
 
+import argparse
+
 from dino_nb import colab
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """There is nothing to choose."""
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     print(colab.info())

@@ -1,105 +1,101 @@
 """Train or fine-tune on a COCODIR.
 
   dino-nb train COCODIR --pretrain_model_path dino-4scale-r50-12ep      fine-tune a published checkpoint
-  dino-nb train COCODIR --pretrain_model_path checkpoint_best.pth --preset t4 --resume auto --max-hours 11
+  dino-nb train COCODIR --pretrain_model_path checkpoint_best.pth --preset t4 --resume auto --max_hours 11
   dino-nb train COCODIR                                                 the published 12 epochs from scratch
   dino-nb train COCODIR BACKBONE_DIR -c DINO_4scale_swin                the same with Swin-L
   torchrun --nproc-per-node 8 -m dino_nb train COCODIR --preset 5scale-r50-24ep
   dino-nb train COCODIR --slurm --nodes 2 --gpus 8 --preset 5scale-swinl-12ep
 
 Number and names of classes come from the data set. The output folder gets checkpoint_best.pth, checkpoint_last.pth,
-log.jsonl, curves.png and the states that --resume goes on from.
+log.jsonl, curves.png and the states that --resume continues from.
 """
 
 import argparse
 import dataclasses
 
+from dino_nb.cli.parser import add_options, add_unused
+from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
 from dino_nb.options import parse_options
-from dino_nb.presets import TRAIN_PRESETS, preset, train_preset
+from dino_nb.presets import TRAIN_PRESETS, preset, preset_name, train_preset
 from dino_nb.training import slurm
+from dino_nb.training.finetune import finetune
 
-SUMMARY = "train or fine-tune on a COCODIR"
 
-
-def add_arguments(parser):
-    hidden = argparse.SUPPRESS
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cocodir", metavar="COCODIR", nargs="?", help="folder with {train,val}2017 and annotations/")
     parser.add_argument(
         "backbone_dir", metavar="BACKBONE", nargs="?", help="from scratch: backbone weights, file or folder"
     )
-    parser.add_argument("--coco_path", help="the same as COCODIR")
+    parser.add_argument("--coco_path", metavar="COCODIR", help="the same as COCODIR")
     start = parser.add_argument_group("where to start")
     start.add_argument("--pretrain_model_path", metavar="CHECKPOINT", help="file, zoo name or Drive link to fine-tune")
     start.add_argument("--finetune_ignore", nargs="+", default=(), metavar="PART", help="tensors not to take from it")
     start.add_argument("--no_pretrained_backbone", action="store_true", help="from scratch, the backbone too")
     start.add_argument(
-        "--resume", metavar="auto|STATE", help="go on from the newest state of the output folder, or a file"
+        "--resume", metavar="auto|STATE", help="continue the newest state of the output folder, or a file"
     )
-    start.add_argument("--overwrite", action="store_true", help="start anew though the output folder holds a state")
-    start.add_argument("--no-check", action="store_true", help="train on a data set with errors, too")
+    start.add_argument("--overwrite", action="store_true", help="start anew even if the output folder holds a state")
+    start.add_argument("--no_check", action="store_true", help="train on a data set with errors, too")
     how = parser.add_argument_group("how to train")
     how.add_argument("--preset", help=f"recipe: {', '.join(TRAIN_PRESETS)}")
     how.add_argument("-c", "--config_file", metavar="NAME", help="published configuration, e.g. DINO_4scale")
-    how.add_argument("--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any setting")
+    add_options(how, "any setting, in the published spelling too")
     how.add_argument("--epochs", type=int)
-    how.add_argument("--batch_size", type=int, help="pictures an optimiser step, over all GPUs")
+    how.add_argument("--batch_size", type=int, help="images per optimiser step, over all GPUs")
     how.add_argument("--lr", type=float)
-    how.add_argument("--amp", nargs="?", const="auto", help="auto (default), fp32, fp16 or bf16")
+    how.add_argument(
+        "--amp", nargs="?", const="auto", choices=("auto", "fp32", "fp16", "bf16"), help="precision (default: auto)"
+    )
     how.add_argument("--num_workers", type=int)
     how.add_argument("--seed", type=int)
     how.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
-    how.add_argument("--max-hours", type=float, help="end in good order after so many hours")
-    parser.add_argument("--output_dir", default="logs/DINO/R50-MS4", help="results (default: %(default)s)")
+    how.add_argument("--max_hours", type=float, help="save and stop after this many hours")
+    parser.add_argument(
+        "-o", "--output_dir", help="results (default: logs/DINO/ and the model, e.g. logs/DINO/R50-MS4)"
+    )
     parser.add_argument("--drive_dir", help="a second folder that gets states and results in the background")
     parser.add_argument("--tensorboard", action="store_true", help="TensorBoard events in OUTPUT_DIR/tensorboard")
-    for flag in ("--save_log", "--save_results", "--find_unused_params"):  # published, without effect here
-        parser.add_argument(flag, action="store_true", help=hidden)
-    for flag in ("--dataset_file", "--note"):
-        parser.add_argument(flag, help=hidden)
+    add_unused(parser)
     slurm.add_arguments(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     if args.slurm:
-        slurm.submit(run, args, args.output_dir)
+        slurm.submit(run, args, args.output_dir or "logs/DINO")
         return 0
-    from dino_nb.training.finetune import finetune
-
     cocodir = args.cocodir or args.coco_path
     if not cocodir:
         raise UserError("which data set? Give COCODIR (or --coco_path).")
-    options = parse_options(args.options)
-    model_options, train_options = options.model, options.training
-    for note in options.notes:
-        print(note)
-    for name in ("epochs", "batch_size", "lr", "amp", "num_workers", "seed"):
-        if getattr(args, name) is not None:
-            train_options[name] = getattr(args, name)
-    recipe = recipe_of(args.preset, args.config_file, args.pretrain_model_path)
     if args.backbone_dir and args.pretrain_model_path:
         raise UserError("BACKBONE is for training from scratch; --pretrain_model_path brings its own backbone.")
+    options = parse_options(args.options)
+    for note in options.notes:
+        print(note)
+    direct = ("epochs", "batch_size", "lr", "amp", "num_workers", "seed")
     result = finetune(
         cocodir,
         args.pretrain_model_path,
-        output_dir=args.output_dir,
-        preset=recipe,
+        preset=recipe_of(args.preset, args.config_file, args.pretrain_model_path),
         resume=args.resume,
         overwrite=args.overwrite,
         finetune_ignore=args.finetune_ignore,
-        model_options=model_options,
+        model_options=options.model,
         backbone_weights=args.backbone_dir or not args.no_pretrained_backbone,
         max_hours=args.max_hours,
         device=args.device,
         drive_dir=args.drive_dir,
         check=not args.no_check,
         tensorboard=args.tensorboard,
-        **train_options,
+        **({"output_dir": args.output_dir} if args.output_dir else {}),
+        **options.training,
+        **{name: getattr(args, name) for name in direct if getattr(args, name) is not None},
     )
     return {"SIGINT": 130, "SIGTERM": 143}.get(result.stopped, 0)
 
 
-def recipe_of(name, config_file, checkpoint):
+def recipe_of(name: str | None, config_file: str | None, checkpoint: str | None) -> TrainConfig:
     """The ``TrainConfig`` meant: the named preset, else a configuration's 12 epochs, else what fits the start.
 
     ``config_file`` says which network is trained from scratch; with a checkpoint it only chooses the recipe.
@@ -107,5 +103,4 @@ def recipe_of(name, config_file, checkpoint):
     if config_file is None:
         return train_preset(name or ("finetune" if checkpoint else "4scale-r50-12ep"))
     preset(config_file)  # a wrong name is an error even where a checkpoint decides
-    model = str(config_file).replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
-    return dataclasses.replace(train_preset(name or "4scale-r50-12ep"), model=model)
+    return dataclasses.replace(train_preset(name or "4scale-r50-12ep"), model=preset_name(config_file))
