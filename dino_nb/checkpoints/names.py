@@ -10,10 +10,9 @@ _TRANSFORMER = [
     (r"^encoder\.", "transformer.encoder."),
     (r"^decoder\.", "transformer.decoder."),
     (r"^tgt_embed\.", "transformer.tgt_embed."),
-    (r"^query_selection\.proj\.", "transformer.enc_output."),
-    (r"^query_selection\.norm\.", "transformer.enc_output_norm."),
+    (r"^query_selection\.enc_output", "transformer.enc_output"),
     (r"^query_selection\.(class|bbox)_embed\.", r"transformer.enc_out_\1_embed."),
-    (r"^neck\.proj\.", "input_proj."),
+    (r"^input_proj\.", "input_proj."),
     (r"^label_enc\.", "label_enc."),
     (r"^backbone\.norms\.(\d)\.", r"backbone.0.norm\1."),
 ]

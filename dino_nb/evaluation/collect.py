@@ -1,32 +1,44 @@
-"""From a model and a data set to COCO results: what is scored, written to ``results.json`` and gathered."""
+"""From a model and a data set to COCO results: what is scored, kept on disk as it comes, and gathered."""
 
 import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torchvision.ops import box_convert
 from tqdm.auto import tqdm
 
 from dino_nb import distributed
-from dino_nb.data.classes import match_classes
-from dino_nb.data.dataset import collate
+from dino_nb.data.classes import ClassMatch, match_classes
+from dino_nb.data.dataset import CocoDataset, collate
+from dino_nb.data.images import open_image
 from dino_nb.errors import UserError
-from dino_nb.models.postprocess import infer, postprocess
+from dino_nb.evaluation.coco import Detections
+from dino_nb.evaluation.stream import Stream
+from dino_nb.models.infer import infer
+from dino_nb.models.postprocess import postprocess
+
+STEPS = ("read", "transform", "network", "post-process", "waiting for images")  # what the time goes to
 
 
-@torch.inference_mode()
 def collect_predictions(
-    model,
-    dataset,
-    indices=None,
-    device=None,
+    model: torch.nn.Module,
+    dataset: CocoDataset,
+    indices: Iterable[int] | None = None,
+    device: str | torch.device | None = None,
     *,
-    match=None,
-    batch_size=1,
-    amp=False,
-    num_workers=None,
-    progress=True,
-):
-    """COCO results of ``model`` on pictures of ``dataset``.
+    match: ClassMatch | None = None,
+    batch_size: int = 1,
+    amp: bool = False,
+    num_workers: int | None = None,
+    progress: bool = True,
+    keep: Callable[[int, np.ndarray], None] | None = None,
+    seconds: Counter | None = None,
+) -> Detections:
+    """COCO results of ``model`` on images of ``dataset``.
 
     Args:
         model: a ``DINO``; put in eval mode meanwhile.
@@ -34,19 +46,66 @@ def collect_predictions(
         indices: positions in the data set, e.g. one process's share. Default: all.
         device: default: where the model is (it is not moved).
         match: the ``ClassMatch``. Default: :func:`match_model`.
-        batch_size: pictures a forward pass. Pictures of unequal size are padded to the largest, which changes
+        batch_size: images per forward pass. Images of unequal size are padded to the largest, which changes
             scores a little: published numbers are those of 1.
-        amp: half precision, on a GPU; a CPU takes no notice of it.
-        num_workers: processes that read pictures. Default: 0 on a CPU, else up to 2.
+        amp: half precision, on a GPU; ignored on a CPU.
+        num_workers: processes that read images. Default: 0 on a CPU, else up to 2.
+        keep: called with the position and the rows of each image as soon as they are there.
+        seconds: the time that each of ``STEPS`` took is added to it. Workers read and transform in parallel, so that
+            only ``waiting for images`` delays the network.
 
     Returns:
-        A list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in the data set's own ids and in
-        pixels of the upright picture, ``num_select`` at most a picture, best first.
+        `Detections`: a sequence of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in the data set's
+        own ids and in pixels of the upright image, at most ``num_select`` per image, best first.
+
+    Raises:
+        UserError: an image that cannot be read, or outputs that are not finite.
     """
+    indices = range(len(dataset)) if indices is None else list(indices)
+    found: dict[int, np.ndarray] = {}
+
+    def both(position: int, rows: np.ndarray) -> None:
+        found[position] = rows
+        if keep is not None:
+            keep(position, rows)
+
+    match = match or match_model(model, dataset.categories)
+    options = {"batch_size": batch_size, "amp": amp, "num_workers": num_workers, "progress": progress}
+    _run(model, dataset, indices, device, match, both, Counter() if seconds is None else seconds, **options)
+    return _table(found, dataset)
+
+
+def collect_shared(
+    model: torch.nn.Module,
+    dataset: CocoDataset,
+    indices: Sequence[int],
+    *,
+    stream: Stream | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Detections:
+    """:func:`collect_predictions` with the images shared out over ``torchrun``'s processes, if there are several.
+
+    Every process gets all results, those of each image once. ``stream`` keeps them on disk, and gives those that it
+    already has.
+    """
+    done = {} if stream is None else stream.done
+    share = distributed.my_share([i for i in indices if i not in done])
+    found: dict[int, np.ndarray] = {i: done[i] for i in distributed.my_share([i for i in indices if i in done])}
+
+    def keep(position: int, rows: np.ndarray) -> None:
+        found[position] = rows
+        if stream is not None:
+            stream.add(position, rows)
+
+    collect_predictions(model, dataset, share, progress=progress and distributed.is_main(), keep=keep, **options)
+    return _table(distributed.gather_results(found), dataset)
+
+
+@torch.inference_mode()
+def _run(model, dataset, indices, device, match, keep, seconds, *, batch_size, amp, num_workers, progress):
     first = next(model.parameters())
     device = torch.device(device or first.device)
-    match = match or match_model(model, dataset.categories)
-    indices = range(len(dataset)) if indices is None else list(indices)
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(2, os.cpu_count() or 1)
     loader = torch.utils.data.DataLoader(
@@ -55,73 +114,76 @@ def collect_predictions(
         num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
+        prefetch_factor=4 if num_workers else None,
     )
-    results, was_training = [], model.training
+    place = {category: i for i, category in enumerate(dataset.category_ids)}
+    column = {label: place[category] for label, category in match.category_of.items()}
+    was_training, start = model.training, 0
     model.eval()
     try:
         with tqdm(total=len(indices), desc="evaluating", unit="img", disable=not progress, mininterval=0.5) as bar:
+            clock = time.perf_counter()
             for batch in loader:
                 if isinstance(batch, UserError):
                     raise batch
-                pictures, targets = batch
-                pictures = [p.to(device, first.dtype, non_blocking=True) for p in pictures]
-                outputs = infer(model, pictures, amp)
-                results += to_results(outputs, targets, match.category_of, model.config.num_select)
-                bar.update(len(pictures))
+                images, targets, loading = batch
+                began, clock = clock, time.perf_counter()
+                seconds["waiting for images"] += clock - began if num_workers else 0
+                seconds.update(loading)
+                outputs = infer(model, [x.to(device, first.dtype, non_blocking=True) for x in images], amp)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                began, clock = clock, time.perf_counter()
+                seconds["network"] += clock - began
+                for offset, rows in enumerate(to_rows(outputs, targets, column, model.config.num_select)):
+                    keep(indices[start + offset], rows)
+                start += len(images)
+                bar.update(len(images))
+                began, clock = clock, time.perf_counter()
+                seconds["post-process"] += clock - began
     finally:
         model.train(was_training)
-    return results
 
 
-def collect_shared(model, dataset, indices, *, progress=True, **options):
-    """:func:`collect_predictions` with the pictures shared out over ``torchrun``'s processes, if there are several.
+def to_rows(
+    outputs: dict[str, torch.Tensor], targets: list[dict], column: dict[int, int], num_select: int
+) -> list[np.ndarray]:
+    """The network's ``outputs`` on one batch: for each image ``(n, 6)`` x, y, width, height, score, ``column[label]``.
 
-    Every process gets all results, those of each picture once.
+    ``targets`` give ``image_id`` and ``orig_size``; outputs that ``column`` does not list are left out.
     """
-    share = distributed.my_share(indices)
-    results = {dataset.image_id(index): [] for index in share}
-    for record in collect_predictions(model, dataset, share, progress=progress and distributed.is_main(), **options):
-        results[record["image_id"]].append(record)
-    return [record for records in distributed.gather_results(results).values() for record in records]
-
-
-def to_results(outputs, targets, category_of, num_select):
-    """The network's ``outputs`` on one batch as COCO results.
-
-    ``targets`` give ``image_id`` and ``orig_size``; outputs that ``category_of`` (``{output: category id}``) does not
-    list are left out.
-    """
-    results = []
+    tables = []
+    number = torch.full((outputs["pred_logits"].shape[-1],), -1, dtype=torch.int64)
+    for label, place in column.items():
+        number[label] = place
     for target, found in zip(targets, postprocess(outputs, [t["orig_size"].tolist() for t in targets], num_select)):
-        if not (found["boxes"].isfinite().all() and found["scores"].isfinite().all()):
+        boxes, scores, place = found["boxes"].cpu(), found["scores"].cpu(), number[found["labels"].cpu()]
+        if not (boxes.isfinite().all() and scores.isfinite().all()):
             raise UserError(
                 f"the network's output for image {target['image_id']!r} is not finite: its weights are damaged, its "
                 "training diverged, or half precision overflows (then leave out amp)."
             )
-        boxes = torch.cat([found["boxes"][:, :2], found["boxes"][:, 2:] - found["boxes"][:, :2]], 1)
-        results += [
-            {"image_id": target["image_id"], "category_id": category_of[label], "bbox": box, "score": score}
-            for label, box, score in zip(found["labels"].tolist(), boxes.tolist(), found["scores"].tolist())
-            if label in category_of
-        ]
-    return results
+        table = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores[:, None], place[:, None]], 1)
+        tables.append(table[place >= 0].double().numpy())
+    return tables
 
 
-def match_model(model, categories, by="auto"):
+def match_model(model: torch.nn.Module, categories: list[dict], by: str = "auto") -> ClassMatch:
     """:func:`dino_nb.data.classes.match_classes` for a model that carries its names and ids."""
     return match_classes(categories, model.config.num_classes, model.class_names, model.category_ids, by)
 
 
-def ground_truth_as_predictions(dataset, indices=None):
+def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | None = None) -> Detections:
     """The annotations of ``dataset`` as COCO results, by the way that a network's outputs take.
 
-    Scored against the same file they must reach AP 1.000 (crowds are neither predicted nor counted): if not, boxes,
-    ids or sizes get lost between file and score. Boxes partly outside their picture come back clamped, and COCO
-    counts 100 objects of a class a picture at most. No picture is opened if the file has their sizes.
+    Scored against the same file they reach `dino_nb.evaluation.coco.ceiling`, 1.000 as a rule (crowds are neither
+    predicted nor counted): if not, boxes, ids or sizes get lost between file and score. Boxes partly outside their
+    image come back clamped. No image is opened if the file has their sizes.
     """
-    category_of = {label: category for category, label in dataset.label_of.items()}
-    classes = 1 + max(category_of, default=0)
-    results = []
+    place = {category: i for i, category in enumerate(dataset.category_ids)}
+    column = {label: place[category] for category, label in dataset.label_of.items() if category in place}
+    classes = 1 + max(column, default=0)
+    found = {}
     for index in range(len(dataset)) if indices is None else indices:
         target = dataset.target(index)
         height, width = target["orig_size"].tolist()
@@ -130,25 +192,44 @@ def ground_truth_as_predictions(dataset, indices=None):
             "pred_logits": torch.nn.functional.one_hot(target["labels"], classes)[None] * 40.0 - 20,
             "pred_boxes": (boxes / torch.tensor([width, height, width, height]))[None],
         }
-        results += to_results(outputs, [target], category_of, len(boxes))
-    return results
+        found[index] = to_rows(outputs, [target], column, len(boxes))[0]
+    return _table(found, dataset)
+
+
+def _table(found: dict[int, np.ndarray], dataset: CocoDataset) -> Detections:
+    counts = [len(rows) for rows in found.values()]
+    table = np.empty((sum(counts), 7))
+    table[:, 0] = np.repeat(np.array(list(found), np.float64), counts)
+    if counts:
+        np.concatenate(list(found.values()), out=table[:, 1:])
+    return Detections(table, [dataset.image_id(i) for i in range(len(dataset))], dataset.category_ids)
 
 
 class _Reader(torch.utils.data.Dataset):
-    """The chosen items; a picture that cannot be read comes back as its error, which a worker process would wrap."""
+    """The chosen items and how long they took; an image that cannot be read comes back as its error, which a worker
+    process would wrap."""
 
-    def __init__(self, dataset, indices):
+    def __init__(self, dataset: CocoDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> Any:
         try:
-            return self.dataset[self.indices[position]]
+            start, index = time.perf_counter(), self.indices[position]
+            image = open_image(self.dataset.path(index))
+            read = time.perf_counter()
+            item = self.dataset.transform(image, self.dataset.target(index, image.height, image.width))
+            return item, {"read": read - start, "transform": time.perf_counter() - read}
         except UserError as error:
             return error
 
 
 def _collate(items):
-    return next((item for item in items if isinstance(item, UserError)), None) or collate(items)
+    if error := next((item for item in items if isinstance(item, UserError)), None):
+        return error
+    seconds: Counter = Counter()
+    for _, one in items:
+        seconds.update(one)
+    return *collate([item for item, _ in items]), seconds

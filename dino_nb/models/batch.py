@@ -1,22 +1,26 @@
-"""Pictures of unequal size as one padded tensor and its mask."""
+"""Images of unequal size as one padded tensor and its mask."""
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dino_nb.errors import UserError
 
 
-def pad_images(images, least_side=1):
+def pad_images(images: list[Tensor] | Tensor, least_side: int = 1) -> tuple[Tensor, Tensor]:
     """Stack ``images`` at the top left of one zero-filled batch.
 
     Args:
         images: list of B tensors ``(3, H_i, W_i)`` of one type and device, or one tensor ``(B, 3, H, W)``.
-        least_side: pixels that height and width of the batch have at least.
+        least_side: minimum height and width of the batch, in pixels.
 
     Returns:
         ``batch (B, 3, H, W)`` with H, W the largest sizes, and ``mask (B, H, W)`` bool, True on padding.
+
+    Raises:
+        UserError: images of another shape.
     """
-    if isinstance(images, torch.Tensor):
+    if isinstance(images, Tensor):
         if images.ndim != 4:
             raise UserError(f"a batch of images must be (B, 3, H, W), not {tuple(images.shape)}; pass one as [image].")
         if min(images.shape[-2:]) >= least_side:
@@ -34,17 +38,11 @@ def pad_images(images, least_side=1):
     return batch, mask
 
 
-def resize_mask(mask, size):
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """``(B, H, W)`` bool to ``(B, *size)`` by nearest neighbour, as published."""
     return F.interpolate(mask[None].float(), size=size)[0].bool()
 
 
-def valid_ratios(masks):
-    """Share of each padded level that is picture: ``(B, L, 2)`` float32, (width, height)."""
-    return torch.stack(
-        [
-            torch.stack([(~m[:, 0]).sum(1).float() / m.shape[2], (~m[:, :, 0]).sum(1).float() / m.shape[1]], -1)
-            for m in masks
-        ],
-        1,
-    )
+def valid_sizes(masks: list[Tensor]) -> Tensor:
+    """Cells of each padded level that are image: ``(B, L, 2)`` float32, (width, height)."""
+    return torch.stack([torch.stack([(~m[:, 0]).sum(1), (~m[:, :, 0]).sum(1)], -1).float() for m in masks], 1)

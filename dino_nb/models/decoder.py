@@ -2,16 +2,19 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.heads import MLP, inverse_sigmoid
+from dino_nb.models.layers import MLP, inverse_sigmoid
 from dino_nb.models.position import box_embedding
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config):
+    """Self attention among queries, deformable cross attention into the memory, and a feed-forward network."""
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.hidden_dim
         self.cross_attn = MSDeformAttn(c, config.num_feature_levels, config.nheads, config.dec_n_points)
@@ -23,52 +26,80 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(c)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, pos, reference_points, memory, shapes, padding, attn_mask):
-        q = x + pos
-        attended = self.self_attn(q, q, x, attn_mask=attn_mask, need_weights=False)[0]
-        x = self.norm2(x + self.dropout(attended))
-        attended = self.cross_attn(x + pos, reference_points, memory, shapes, padding)
-        x = self.norm1(x + self.dropout(attended))
-        return self.norm3(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+    def forward(
+        self,
+        tgt: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        memory: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+    ) -> Tensor:
+        """``tgt``, ``query_pos`` and the result: ``(B, Q, C)``; the rest as in ``Decoder`` and ``MSDeformAttn``."""
+        # norm2 comes before norm1, as published: self attention was put first after the layers had their names
+        q = k = tgt + query_pos
+        tgt2 = self.self_attn(q, k, tgt, attn_mask=attn_mask, need_weights=False)[0]
+        tgt = self.norm2(tgt + self.dropout(tgt2))
+        tgt2 = self.cross_attn(tgt + query_pos, reference_points, memory, spatial_shapes, key_padding_mask)
+        tgt = self.norm1(tgt + self.dropout(tgt2))
+        tgt2 = self.linear2(self.dropout(F.relu(self.linear1(tgt))))
+        return self.norm3(tgt + self.dropout(tgt2))
 
 
 class Decoder(nn.Module):
-    def __init__(self, config):
+    """``dec_layers`` decoder layers; between them the boxes are refined by the shared box head."""
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.hidden_dim
         self.hidden_dim = c
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.dec_layers))
         self.norm = nn.LayerNorm(c)
         self.ref_point_head = MLP(2 * c, c, c, 2)
-        self.checkpointing = False
+        self.grad_checkpointing = False
 
-    def forward(self, content, reference_logits, memory, shapes, ratios, padding, attn_mask, bbox_embed):
+    def forward(
+        self,
+        tgt: Tensor,
+        refpoints_unsigmoid: Tensor,
+        memory: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+        valid_ratios: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        bbox_embed: nn.Module,
+    ) -> tuple[Tensor, Tensor]:
         """
         Args:
-            content: ``(B, Q, C)``; reference_logits: ``(B, Q, 4)`` inverse sigmoid of cxcywh.
-            memory: ``(B, S, C)``; shapes: list of L ``(h, w)``; ratios: ``(B, L, 2)``; padding: ``(B, S)`` or None.
+            tgt: ``(B, Q, C)``; refpoints_unsigmoid: ``(B, Q, 4)`` inverse sigmoid of cxcywh.
+            memory: ``(B, S, C)``; spatial_shapes: list of L ``(h, w)``; valid_ratios: ``(B, L, 2)``.
+            key_padding_mask: ``(B, S)`` bool, or None.
             attn_mask: ``(Q, Q)`` bool, True where a query must not see another, or None.
             bbox_embed: the box head, shared by all layers.
 
         Returns:
-            hidden: list of ``(B, Q, C)``, the normed output of each layer.
-            references: list of ``(B, Q, 4)`` cxcywh in [0, 1], the boxes that each layer's prediction starts from.
+            hs: ``(layers, B, Q, C)``, the normed output of each layer.
+            references: ``(layers, B, Q, 4)`` cxcywh in [0, 1], the boxes that each layer's prediction starts from.
                 All but the first carry gradient into the layer before: this is "look forward twice".
         """
-        box = reference_logits.sigmoid()
-        box_ratios = torch.cat([ratios, ratios], -1)[:, None]  # (B, 1, L, 4)
-        hidden, references, x = [], [box], content
+        reference = refpoints_unsigmoid.sigmoid()  # [bs, nq, 4]
+        ratios = torch.cat([valid_ratios, valid_ratios], -1)[:, None]  # [bs, 1, L, 4]
+        hs, references = [], [reference]
         for layer in self.layers:
-            reference_points = box[:, :, None] * box_ratios
-            sine = box_embedding(reference_points[:, :, 0], self.hidden_dim)
-            pos = self.ref_point_head(sine.to(content.dtype))
-            if self.checkpointing and self.training:
-                x = checkpoint(layer, x, pos, reference_points, memory, shapes, padding, attn_mask, use_reentrant=False)
+            reference_points = reference[:, :, None] * ratios  # [bs, nq, L, 4]
+            # as published, the embedding is of the box as the finest level sees it
+            sine = box_embedding(reference_points[:, :, 0], self.hidden_dim)  # [bs, nq, 2 * C]
+            query_pos = self.ref_point_head(sine.to(tgt.dtype))  # [bs, nq, C]
+            inputs = tgt, query_pos, reference_points, memory, spatial_shapes, key_padding_mask, attn_mask
+            if self.grad_checkpointing and self.training:
+                tgt = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                x = layer(x, pos, reference_points, memory, shapes, padding, attn_mask)
-            hidden.append(self.norm(x))
-            if len(hidden) < len(self.layers):  # the last refinement would start no layer
-                refined = (bbox_embed(x) + inverse_sigmoid(box)).sigmoid()
+                tgt = layer(*inputs)
+            hs.append(self.norm(tgt))
+            if len(hs) < len(self.layers):  # the last refinement would start no layer
+                # as published, references are refined from the output before the norm, predictions from the one after
+                refined = (bbox_embed(tgt) + inverse_sigmoid(reference)).sigmoid()
                 references.append(refined)
-                box = refined.detach()
-        return hidden, references
+                reference = refined.detach()
+        return torch.stack(hs), torch.stack(references)

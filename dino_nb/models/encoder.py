@@ -2,14 +2,17 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, config):
+    """Deformable self attention and a feed-forward network, each with a residual and a norm after it."""
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.hidden_dim
         self.self_attn = MSDeformAttn(c, config.num_feature_levels, config.nheads, config.enc_n_points)
@@ -19,47 +22,67 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(c)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, pos, reference_points, shapes, padding):
-        attended = self.self_attn(x + pos, reference_points, x, shapes, padding)
-        x = self.norm1(x + self.dropout(attended))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+    def forward(
+        self,
+        src: Tensor,
+        pos: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+        key_padding_mask: Tensor | None,
+    ) -> Tensor:
+        """``src``, ``pos`` and the result: ``(B, S, C)``; the rest as in ``MSDeformAttn``."""
+        src2 = self.self_attn(src + pos, reference_points, src, spatial_shapes, key_padding_mask)
+        src = self.norm1(src + self.dropout(src2))
+        src2 = self.linear2(self.dropout(F.relu(self.linear1(src))))  # [bs, S, dim_feedforward] inside
+        return self.norm2(src + self.dropout(src2))
 
 
 class Encoder(nn.Module):
-    def __init__(self, config):
+    """``enc_layers`` encoder layers around one grid of reference points."""
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.enc_layers))
-        self.checkpointing = False
+        self.grad_checkpointing = False
 
-    def forward(self, x, pos, shapes, ratios, padding):
+    def forward(
+        self,
+        src: Tensor,
+        pos: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+        valid_ratios: Tensor,
+        key_padding_mask: Tensor | None,
+    ) -> Tensor:
         """
         Args:
-            x, pos: ``(B, S, C)`` tokens of all levels and their position embedding.
-            shapes: list of L ``(h, w)``.
-            ratios: ``(B, L, 2)`` valid ratios.
-            padding: ``(B, S)`` bool or None.
+            src, pos: ``(B, S, C)`` tokens of all levels and their position embedding.
+            spatial_shapes: list of L ``(h, w)``.
+            valid_ratios: ``(B, L, 2)``, the share of each padded level that is image (width, height).
+            key_padding_mask: ``(B, S)`` bool or None.
 
         Returns:
             The memory, ``(B, S, C)``.
         """
-        reference_points = grid_reference_points(shapes, ratios)
+        reference_points = get_reference_points(spatial_shapes, valid_ratios)  # [bs, S, L, 2]
         for layer in self.layers:
-            if self.checkpointing and self.training:
-                x = checkpoint(layer, x, pos, reference_points, shapes, padding, use_reentrant=False)
+            inputs = src, pos, reference_points, spatial_shapes, key_padding_mask
+            if self.grad_checkpointing and self.training:
+                src = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                x = layer(x, pos, reference_points, shapes, padding)
-        return x
+                src = layer(*inputs)
+        return src
 
 
-def grid_reference_points(shapes, ratios):
+def cell_centres(size: tuple[int, int], device: torch.device) -> Tensor:
+    """``(h, w, 2)`` float32 x, y of the centres of a map's cells, in cells."""
+    y, x = (torch.arange(length, dtype=torch.float32, device=device) + 0.5 for length in size)
+    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+
+
+def get_reference_points(spatial_shapes: list[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
     """Cell centres of all levels, seen from each level: ``(B, S, L, 2)`` xy float32 in [0, 1] of the padded level."""
     centres = []
-    for level, (h, w) in enumerate(shapes):
-        y, x = torch.meshgrid(
-            torch.linspace(0.5, h - 0.5, h, device=ratios.device),
-            torch.linspace(0.5, w - 0.5, w, device=ratios.device),
-            indexing="ij",
-        )
-        size = ratios[:, None, level] * torch.tensor([w, h], dtype=torch.float32).to(ratios.device)
-        centres.append(torch.stack([x.flatten(), y.flatten()], -1)[None] / size)
-    return torch.cat(centres, 1)[:, :, None] * ratios[:, None]
+    for level, (h, w) in enumerate(spatial_shapes):
+        valid = torch.stack([valid_ratios[:, level, 0] * w, valid_ratios[:, level, 1] * h], -1)  # [bs, 2] cells
+        centres.append(cell_centres((h, w), valid.device).flatten(0, 1) / valid[:, None])  # [bs, h * w, 2]
+    return torch.cat(centres, 1)[:, :, None] * valid_ratios[:, None]  # [bs, S, 1, 2] * [bs, 1, L, 2]

@@ -1,20 +1,29 @@
-"""Fit training into the memory at hand: measure one worst-case step, then choose micro-batch and checkpointing."""
+"""Fit training into the memory at hand: measure one worst-case step, then choose how a step is cut."""
 
 import contextlib
 import ctypes
 import gc
 import os
-import resource
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from dino_nb.data.transforms import resized_size
 from dino_nb.errors import UserError
+from dino_nb.models.dino import DINO
+from dino_nb.training.criterion import Criterion
+from dino_nb.training.precision import Precision
 from dino_nb.training.step import accumulate_gradients
 
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 # What is recomputed in the backward pass instead of kept, from the fastest to the leanest.
 LEVELS = {
     "none": {"backbone": False, "encoder": False, "decoder": False},
@@ -28,40 +37,45 @@ class Plan:
     """How a step is cut. ``peak``: predicted bytes of a worst-case step (0: not measured), ``limit``: bytes at hand."""
 
     micro_batch: int
-    checkpointing: str = "none"
+    grad_checkpointing: str = "none"
     peak: int = 0
     limit: int = 0
 
-    def step_down(self):
-        """The next leaner plan: half the micro-batch, then more checkpointing; None when there is nothing leaner."""
+    def step_down(self) -> "Plan | None":
+        """The next leaner plan: half the micro-batch, then more gradient checkpointing; None after the leanest."""
         if self.micro_batch > 1:
             return replace(self, micro_batch=(self.micro_batch + 1) // 2, peak=0)
-        leaner = list(LEVELS)[list(LEVELS).index(self.checkpointing) + 1 :]
-        return replace(self, checkpointing=leaner[0], peak=0) if leaner else None
+        leaner = list(LEVELS)[list(LEVELS).index(self.grad_checkpointing) + 1 :]
+        return replace(self, grad_checkpointing=leaner[0], peak=0) if leaner else None
 
-    def describe(self, batch):
-        """One line for the user; ``batch``: pictures of a step in this process."""
-        parts = -(-batch // self.micro_batch)
-        text = (
-            f"{batch} pictures a step = {parts} x {min(self.micro_batch, batch)}, checkpointing: {self.checkpointing}"
-        )
+    def describe(self, batch: int) -> str:
+        """One line for the user; ``batch``: images per step in this process."""
+        parts, micro = -(-batch // self.micro_batch), min(self.micro_batch, batch)
+        text = f"{batch} images per step = {parts} x {micro}, gradient checkpointing: {self.grad_checkpointing}"
         if self.peak:
             text += f", predicted peak {self.peak / 2**30:.1f} of {self.limit / 2**30:.1f} GiB"
         return text
 
 
-def plan_memory(measure, batch, limit, fixed=0, micro_batch=0, checkpointing="auto"):
-    """Choose a ``Plan`` for ``batch`` pictures a step within ``limit`` bytes.
+def plan_memory(
+    measure: Callable[[str], tuple[int, int]],
+    batch: int,
+    limit: int,
+    fixed: int = 0,
+    micro_batch: int = 0,
+    grad_checkpointing: str = "auto",
+) -> Plan:
+    """Choose a ``Plan`` for ``batch`` images per step within ``limit`` bytes.
 
-    ``measure(level)`` runs one worst-case step of a single picture and returns (bytes before it, peak bytes in it), or
+    ``measure(level)`` runs one worst-case step of a single image and returns (bytes before it, peak bytes in it), or
     raises an out-of-memory error. ``fixed``: bytes that are not yet there in that step but stay in training (optimiser
-    moments). What a picture takes beyond the bytes before is multiplied by the micro-batch. ``micro_batch`` (0) and
-    ``checkpointing`` ("auto") are the user's choice where they have one.
+    moments). What an image takes beyond the bytes before is multiplied by the micro-batch. ``micro_batch`` (0) and
+    ``grad_checkpointing`` ("auto") are the user's choice where they have one.
 
-    Raises ``UserError`` when not even one picture with everything recomputed fits.
+    Raises ``UserError`` when not even one image with everything recomputed fits.
     """
     smallest = None
-    for level in LEVELS if checkpointing == "auto" else (checkpointing,):
+    for level in LEVELS if grad_checkpointing == "auto" else (grad_checkpointing,):
         try:
             before, peak = measure(level)
         except (RuntimeError, MemoryError) as error:
@@ -77,30 +91,37 @@ def plan_memory(measure, batch, limit, fixed=0, micro_batch=0, checkpointing="au
     needs = f"about {smallest / 2**30:.1f} GiB are needed" if smallest else "the step itself ran out of memory"
     raise UserError(
         f"one training step does not fit: {needs}, {limit / 2**30:.1f} GiB are at hand. Lower size and max_size "
-        "(or use --preset t4), leave micro_batch and checkpointing to the planner, or freeze the backbone."
+        "(or use --preset t4), leave micro_batch and grad_checkpointing to the planner, or freeze the backbone."
     )
 
 
-def _halvings(batch):
+def _halvings(batch: int) -> list[int]:
     sizes = [batch]
     while sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)
     return sizes
 
 
-def set_checkpointing(model, level):
+def set_grad_checkpointing(model: DINO, level: str) -> None:
     """Switch gradient checkpointing of ``model``'s parts to ``level`` (a key of ``LEVELS``)."""
-    model.set_checkpointing(**LEVELS[level])
+    model.set_grad_checkpointing(**LEVELS[level])
 
 
-def worst_case_step(model, criterion, precision, canvas, objects, device):
-    """A function ``measure(level)`` for ``plan_memory``: one picture of ``canvas`` (h, w) with ``objects`` boxes.
+def worst_case_step(
+    model: DINO,
+    criterion: Criterion,
+    precision: Precision,
+    canvas: tuple[int, int],
+    objects: int,
+    device: torch.device,
+) -> Callable[[str], tuple[int, int]]:
+    """A function ``measure(level)`` for ``plan_memory``: one image of ``canvas`` (h, w) with ``objects`` boxes.
 
     Weights and buffers are as before afterwards; no optimiser step is taken.
     """
 
     def measure(level):
-        set_checkpointing(model, level)
+        set_grad_checkpointing(model, level)
         buffers = [buffer.clone() for buffer in model.buffers()]
         image = torch.zeros(3, *canvas, device=device)
         count = max(objects, 1)
@@ -121,15 +142,17 @@ def worst_case_step(model, criterion, precision, canvas, objects, device):
     return measure
 
 
-def optimizer_bytes(model):
+def optimizer_bytes(model: DINO) -> int:
     """Bytes of the AdamW moments that training will add."""
     return sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
-def worst_canvas(image_sizes, size, max_size, grouped=False):
-    """The largest padded (h, w) that training can meet; ``image_sizes``: (h, w) of the pictures.
+def worst_canvas(
+    image_sizes: Iterable[tuple[int, int]], size: int, max_size: int, grouped: bool = False
+) -> tuple[int, int]:
+    """The largest padded (h, w) that training can meet; ``image_sizes``: (h, w) of the images.
 
-    Batches that mix upright and wide pictures are padded to the largest of both sides, ``grouped`` ones are not.
+    Batches that mix upright and wide images are padded to the largest of both sides, ``grouped`` ones are not.
     """
     canvases = {resized_size(int(h), int(w), size, max_size) for h, w in set(image_sizes)}
     if grouped:
@@ -137,7 +160,7 @@ def worst_canvas(image_sizes, size, max_size, grouped=False):
     return max(h for h, _ in canvases), max(w for _, w in canvases)
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that device or host memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -145,7 +168,7 @@ def is_out_of_memory(error):
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def release(device):
+def release(device: torch.device) -> None:
     """Give cached memory back after an error or a measurement."""
     gc.collect()
     if device.type == "cuda":
@@ -156,62 +179,64 @@ def release(device):
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def limit_host_caches():
-    """Have oneDNN keep 64 prepared operations instead of 1,024: pictures of ever other sizes hardly use one again, and
-    they take a GiB. Must come before the process's first convolution; ``$ONEDNN_PRIMITIVE_CACHE_CAPACITY`` stands."""
+def limit_host_caches() -> None:
+    """Have oneDNN keep 64 prepared operations, not 1,024: images of ever other sizes hardly reuse one, and they take a
+    GiB. Must come before the process's first convolution; ``$ONEDNN_PRIMITIVE_CACHE_CAPACITY`` stands."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
-def memory_limit(device):
+def memory_limit(device: torch.device) -> int:
     """Bytes that training may take: 92 % of what a GPU has for this process, half of what the host has."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(0.92 * (free + torch.cuda.memory_reserved(device)))
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 4 << 30
-    available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-    free = int(available.split()[1]) << 10
-    cgroup = Path("/sys/fs/cgroup/memory.max")
-    if cgroup.exists() and cgroup.read_text().strip().isdigit():
-        taken = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        free = min(free, max(int(cgroup.read_text()) - taken, 0))
+    free = (_field(PROC / "meminfo", "MemAvailable:") << 10) or (4 << 30)
+    limit = _number(CGROUP / "memory.max")
+    if limit:
+        # Files that were read lately count as used, and are given up as soon as a process needs the memory.
+        cached = _field(CGROUP / "memory.stat", "inactive_file") + _field(CGROUP / "memory.stat", "active_file")
+        free = min(free, max(limit - _number(CGROUP / "memory.current") + cached, 0))
     return used_memory(device) + free // 2
 
 
-def used_memory(device):
+def used_memory(device: torch.device) -> int:
     """Bytes in use now: allocated on the GPU, resident on the host."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return _status("VmRSS") or _max_rss()
+    return _field(PROC / "self/status", "VmRSS:") << 10 or _max_rss()
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device) -> int:
     """The most bytes in use since ``reset_peak`` (on systems without /proc: since the process began)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") or _max_rss()
+    return _field(PROC / "self/status", "VmHWM:") << 10 or _max_rss()
 
 
-def reset_peak(device):
+def reset_peak(device: torch.device) -> None:
     """Start a new ``peak_memory`` measurement."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the present VmRSS
-    except OSError:
-        return  # not Linux, or not permitted: peak_memory then reports the process's highest, which is never too low
+    # Where this is not Linux, or not permitted, peak_memory reports the process's highest, which is never too low.
+    with contextlib.suppress(OSError):
+        (PROC / "self/clear_refs").write_text("5")  # resets VmHWM to the present VmRSS
 
 
-def _status(field):
-    status = Path("/proc/self/status")
-    if not status.exists():
+def _field(path: Path, name: str) -> int:
+    """The number behind ``name`` in a file of lines "name number ..."; 0 where there is none."""
+    rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return next((int(row[1]) for row in rows if row[:1] == [name]), 0)
+
+
+def _number(path: Path) -> int:
+    """The number in a file; 0 where there is no file, or a word ("max")."""
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text.isdigit() else 0
+
+
+def _max_rss() -> int:
+    if resource is None:  # Windows
         return 0
-    line = next((line for line in status.read_text().splitlines() if line.startswith(field + ":")), None)
-    return int(line.split()[1]) << 10 if line else 0
-
-
-def _max_rss():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak << 10

@@ -2,21 +2,22 @@
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dino_nb.errors import UserError
-from dino_nb.models.heads import at_least_float32
+from dino_nb.models.layers import at_least_float32
 
 CPUINFO = Path("/proc/cpuinfo")
-# A detector's losses are large sums: from PyTorch's 65536 the first five steps would overflow and be lost, which is a
-# third of a short run. A scale that has fallen, as random stems on padding make it, has to come back before the end.
+# A detector's losses are large sums: at PyTorch's 65536 the first five steps would overflow and be lost. A scale that
+# has fallen has to come back within a short run.
 FIRST_SCALE, STEPS_TO_GROW = 2.0**9, 200
 _DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def choose(device, wanted="auto"):
-    """``fp32``, ``fp16`` or ``bf16`` for ``device``; a wish that the device only emulates is an error.
+def choose(device: torch.device | str, wanted: str = "auto") -> str:
+    """``fp32``, ``fp16`` or ``bf16`` for ``device``; what the device only emulates is an error.
 
     ``torch.cuda.is_bf16_supported()`` is not asked: it says True on a T4, which emulates bf16 slowly.
     """
@@ -40,7 +41,7 @@ def choose(device, wanted="auto"):
     return wanted
 
 
-def cpu_has_bf16():
+def cpu_has_bf16() -> bool:
     """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16; read from /proc/cpuinfo)."""
     if platform.machine() not in ("x86_64", "AMD64") or not CPUINFO.exists():
         return False
@@ -49,38 +50,38 @@ def cpu_has_bf16():
 
 
 class Precision:
-    """One run's arithmetic: the autocast context and, for fp16, the gradient scaler that lives as long as the run."""
+    """One run's arithmetic: the autocast context, and the gradient scaler for fp16, which lives as long as the run."""
 
-    def __init__(self, name, device):
+    def __init__(self, name: str, device: torch.device | str) -> None:
         self.name, self.device_type = name, torch.device(device).type
         self.scaler = torch.amp.GradScaler(
             self.device_type, init_scale=FIRST_SCALE, growth_interval=STEPS_TO_GROW, enabled=name == "fp16"
         )
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """The context of the forward pass; matcher and losses stay outside, in float32."""
         return torch.autocast(self.device_type, _DTYPES[self.name], enabled=_DTYPES[self.name] is not None)
 
-    def backward(self, loss):
+    def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def unscale(self, optimizer):
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         self.scaler.unscale_(optimizer)
 
-    def step(self, optimizer):
-        """Step unless the fp16 gradients overflowed, and adapt the scale."""
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step, unless the fp16 gradients overflowed, and adapt the scale."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.scaler.is_enabled() and state:
             self.scaler.load_state_dict(state)
 
 
-def to_float32(outputs):
+def to_float32(outputs: Any) -> Any:
     """The nested outputs with every floating-point tensor in float32 (float64 is left as it is)."""
     if isinstance(outputs, dict):
         return {key: to_float32(value) for key, value in outputs.items()}

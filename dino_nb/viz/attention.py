@@ -10,7 +10,7 @@ from dino_nb.data.transforms import resized_size
 from dino_nb.draw import PALETTE, draw_boxes
 from dino_nb.errors import UserError
 from dino_nb.fonts import font
-from dino_nb.models.boxes import cxcywh_to_xyxy
+from dino_nb.models.layers import cxcywh_to_xyxy
 
 _LONG_SIDE = 900  # pixels of the shown picture
 

@@ -35,7 +35,7 @@ def some_targets(counts, classes=7):
 
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(2000, 40)], [(33, 47), (90, 64), (64, 200)], [(32, 32)]])
-def test_any_size_gives_boxes_in_the_picture(sizes):
+def test_boxes_lie_in_the_image_at_any_size(sizes):
     model = tiny().eval()
     with torch.inference_mode():
         outputs = model([torch.rand(3, *s) for s in sizes])
@@ -57,7 +57,7 @@ def test_fewer_tokens_than_queries_train_too():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_pictures_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_do_not_see_each_other():
     model = tiny().double().eval()
     small, large, other = (torch.rand(3, *size).double() for size in ((64, 96), (128, 128), (128, 128)))
     with torch.inference_mode():
@@ -106,7 +106,7 @@ def test_without_targets_every_trained_parameter_still_gets_a_gradient():
     assert without == []
 
 
-def test_checkpointing_changes_no_gradient():
+def test_grad_checkpointing_changes_no_gradient():
     gradients = []
     for on in (False, True):
         model = tiny().train()
@@ -166,7 +166,61 @@ def test_published_defaults():
     assert PRESETS["DINO_5scale"].return_interm_indices == (0, 1, 2, 3)
 
 
-def test_backbone_weights_that_cannot_be_had_are_explained(tmp_path, monkeypatch):
+def test_backbone_download_that_fails_is_explained(monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
-    with pytest.raises(UserError, match=r"'resnet50' could not be had from the network \(no route to host\)"):
+    with pytest.raises(UserError, match=r"'resnet50' could not be downloaded \(no route to host\)"):
         dino_nb.build_model(ModelConfig(), pretrained_backbone=True)
+
+
+class _Harmful:
+    def __reduce__(self):
+        return print, ("this code ran",)
+
+
+def test_backbone_file_runs_no_code(tmp_path, capsys):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {"x": torch.ones(1)}, "extra": _Harmful()}, path)
+    with pytest.raises(UserError, match=r"could not be read from .*weights\.pth"):
+        tiny_backbone(path)
+    assert "this code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x80\x02}q\x00"])
+def test_backbone_file_that_is_no_weights_says_so(tmp_path, content):
+    for ending in ("pth", "safetensors"):
+        path = tmp_path / f"weights.{ending}"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="could not be read from"):
+            tiny_backbone(path)
+    with pytest.raises(UserError, match="could not be read from"):
+        tiny_backbone(tmp_path / "missing.pth")
+
+
+def test_backbone_file_of_another_network_says_so(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"module.stem.weight": torch.ones(3, 3)}, path)
+    with pytest.raises(UserError, match=r"no weight in .*weights\.pth fits"):
+        tiny_backbone(path)
+
+
+def tiny_backbone(weights):
+    return dino_nb.build_model(TINY, pretrained_backbone=weights)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp/x", "../x"])
+def test_backbone_is_never_fetched_by_its_name(name):
+    with pytest.raises(UserError, match="there is no backbone"):
+        tiny(backbone=name)
+
+
+def test_files_with_the_former_names_still_load():
+    model = tiny()
+    former = {
+        k.replace("input_proj.", "neck.proj.")
+        .replace("query_selection.enc_output_norm.", "query_selection.norm.")
+        .replace("query_selection.enc_output.", "query_selection.proj."): v * 2
+        for k, v in model.state_dict().items()
+    }
+    assert set(former) != set(model.state_dict())
+    model.load_state_dict(former)
+    assert torch.equal(model.input_proj[0][0].weight, former["neck.proj.0.0.weight"])

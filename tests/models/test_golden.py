@@ -12,7 +12,6 @@ import dino_nb
 from dino_nb.checkpoints.names import official_names
 from dino_nb.models.denoising import prepare_denoising
 from dino_nb.models.postprocess import postprocess
-from dino_nb.training.matcher import match
 from tests.golden import recipe
 
 GOLDEN = Path(recipe.__file__).parent
@@ -70,15 +69,15 @@ def test_training_step(name, device="cpu"):
         {k: torch.from_numpy(v).to(device) for k, v in t.items()}
         for t in recipe.targets(case["target_counts"], case["target_seed"], case["target_num_labels"])
     ]
-    draws = {
+    noise = {
         "label_uniform": torch.from_numpy(golden["draw_label_noise_uniform"]),
         "new_labels": torch.from_numpy(golden["draw_new_labels"]),
         "box_sign": torch.from_numpy(golden["draw_box_noise_sign01"]).double() * 2 - 1,
         "box_uniform": torch.from_numpy(golden["draw_box_noise_uniform"]).double(),
     }
-    draws = {name: draw.to(device) for name, draw in draws.items()}
-    queries = prepare_denoising(targets, model.config, draws)
-    assert queries.groups == case["cdn"]["num_dn_group"]
+    noise = {name: draw.to(device) for name, draw in noise.items()}
+    queries = prepare_denoising(targets, model.config, noise)
+    assert queries.num_dn_groups == case["cdn"]["num_dn_group"]
     assert queries.labels.shape[1] == case["cdn"]["pad_size"]
     embedded = model.label_enc(queries.labels.clamp(min=0)).masked_fill(queries.labels[..., None] < 0, 0)
     assert_close(queries.box_logits, golden["cdn_query_boxes_unsigmoid"], "denoising boxes")
@@ -87,21 +86,21 @@ def test_training_step(name, device="cpu"):
     hidden = np.unpackbits(golden["cdn_attn_mask"], count=shape[0] * shape[1]).reshape(shape).astype(bool)
     assert np.array_equal(queries.attn_mask(case["num_queries"]).cpu().numpy(), hidden)
 
-    outputs = model(images, targets, draws)
+    outputs = model(images, targets, noise)
     assert_close(outputs["pred_boxes"], golden["pred_boxes"], "boxes")
     assert_close(outputs["pred_logits"][:, ::9], golden["pred_logits_every_9th"], "logits")
     assert_close(outputs["dn_outputs"]["pred_boxes"], golden["dn_pred_boxes"], "denoised boxes")
-    for i, (query, target) in enumerate(match([outputs], targets, model.config)[0]):
+    criterion = dino_nb.Criterion(model.config)
+    for i, (query, target) in enumerate(criterion.matcher([outputs], targets)[0]):
         assert query.tolist() == golden[f"match{i}_queries"].tolist()
         assert target.tolist() == golden[f"match{i}_targets"].tolist()
 
-    criterion = dino_nb.Criterion(model.config)
     losses = criterion(outputs, targets)
     weights = {k: w for k, w in case["loss_weights"].items() if k in losses}
-    assert criterion.weights == weights
-    for key in criterion.weights:
+    assert criterion.weight_dict == weights
+    for key in criterion.weight_dict:
         assert_close(losses[key], np.float64(case["losses"][key]), key)
-    total = sum(losses[k] * w for k, w in criterion.weights.items())
+    total = sum(losses[k] * w for k, w in criterion.weight_dict.items())
     assert_close(total, np.float64(case["total_loss"]), "total loss")
 
     total.backward()

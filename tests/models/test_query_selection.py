@@ -4,18 +4,18 @@ from torchvision.ops import generalized_box_iou
 
 from dino_nb.config import ModelConfig
 from dino_nb.models import query_selection
-from dino_nb.models.boxes import cxcywh_to_xyxy
+from dino_nb.models.layers import cxcywh_to_xyxy
 from dino_nb.models.query_selection import QuerySelection, distinct_first
 
 
-def test_near_copies_of_a_better_box_come_last_and_keep_their_order():
+def test_distinct_first_puts_near_copies_last_in_their_order():
     a, b, near_a, far = [0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.2, 0.3], [0.31, 0.3, 0.2, 0.2], [0.3, 0.5, 0.2, 0.2]
     boxes = torch.tensor([[a, near_a, b, near_a, far], [far, b, a, near_a, near_a]])
     assert distinct_first(boxes, 0.5).tolist() == [[0, 2, 4, 1, 3], [0, 1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("rows", [64, 512])
-def test_a_box_is_judged_by_all_better_ones(rows, monkeypatch):
+def test_distinct_first_judges_a_box_by_all_better_ones(rows, monkeypatch):
     monkeypatch.setattr(query_selection, "_ROWS", rows)  # the last of five blocks is ragged; or one block
     torch.manual_seed(0)
     boxes = torch.rand(1, 300, 4) * torch.tensor([0.6, 0.6, 0.2, 0.2]) + 0.2
@@ -27,9 +27,9 @@ def test_a_box_is_judged_by_all_better_ones(rows, monkeypatch):
 
 
 @pytest.mark.parametrize("queries", [10, 60, 1000])
-def test_selected_queries_start_apart(queries):
+def test_query_selection_starts_queries_apart(queries):
     torch.manual_seed(0)
-    shapes, masks = [(12, 16), (6, 8)], [torch.zeros(2, 12, 16, dtype=torch.bool), torch.zeros(2, 6, 8).bool()]
+    shapes, sizes = [(12, 16), (6, 8)], torch.tensor([[16.0, 12.0], [8.0, 6.0]]).expand(2, -1, -1)
     memory = torch.randn(2, 12 * 16 + 6 * 8, 64)
     config = {"hidden_dim": 64, "num_queries": queries, "num_classes": 3}
     plain = QuerySelection(ModelConfig(**config))
@@ -37,8 +37,8 @@ def test_selected_queries_start_apart(queries):
         plain.bbox_embed.layers[-1].bias[2:] += 2  # larger than a cell: neighbours overlap
     distinct = QuerySelection(ModelConfig(**config, proposal_nms=0.1))
     distinct.load_state_dict(plain.state_dict())
-    references, outputs = distinct(memory, shapes, masks)
-    before = plain(memory, shapes, masks)[1]
+    references, outputs = distinct(memory, shapes, sizes, None)
+    before = plain(memory, shapes, sizes, None)[1]
     assert references.shape == (2, min(queries, 240), 4)
     assert torch.equal(references.sigmoid(), outputs["pred_boxes"])
     for boxes, other in zip(outputs["pred_boxes"], before["pred_boxes"]):
