@@ -95,8 +95,8 @@ class DINO(nn.Module):
         Returns:
             ``pred_logits (B, Q, num_classes)`` and ``pred_boxes (B, Q, 4)`` (cxcywh in [0, 1]) of the last layer;
             ``aux_outputs``, a list of the same for each earlier layer; ``interm_outputs``, the same of the query
-            selection, with ``proposal_boxes``; and in training with objects ``dn_outputs``: the same for the
-            denoising queries, with ``aux_outputs`` and ``queries`` (a ``DenoisingQueries``).
+            selection, with ``proposal_boxes`` and ``tokens``; and in training with objects ``dn_outputs``: the same
+            for the denoising queries, with ``aux_outputs`` and ``queries`` (a ``DenoisingQueries``).
 
         Raises:
             UserError: images of another shape.

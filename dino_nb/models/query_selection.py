@@ -40,8 +40,8 @@ class QuerySelection(nn.Module):
         Returns:
             refpoints_unsigmoid: ``(B, Q, 4)`` logits of cxcywh, detached; Q is ``num_queries`` or, on a smaller
                 image, S.
-            outputs: ``pred_logits (B, Q, num_classes)``, ``pred_boxes (B, Q, 4)`` and the grid boxes that they
-                started from, ``proposal_boxes (B, Q, 4)``.
+            outputs: ``pred_logits (B, Q, num_classes)``, ``pred_boxes (B, Q, 4)``, the grid boxes that they started
+                from, ``proposal_boxes (B, Q, 4)``, and the tokens of these, ``tokens (B, Q)`` int64.
         """
         proposals, hidden = grid_proposals(spatial_shapes, valid_sizes, key_padding_mask)  # [bs, S, 4], [bs, S]
         num_tokens = memory.shape[1]
@@ -56,8 +56,10 @@ class QuerySelection(nn.Module):
         references = self.bbox_embed(tokens) + start  # [bs, looked_at, 4]
         if self.proposal_nms:
             distinct = distinct_first(references.sigmoid(), self.proposal_nms)[:, :queries]
+            best = best.gather(1, distinct)
             logits, start, references = (_pick(x, distinct) for x in (logits, start, references))
-        outputs = {"pred_logits": logits, "pred_boxes": references.sigmoid(), "proposal_boxes": start.sigmoid()}
+        outputs = {"pred_logits": logits, "pred_boxes": references.sigmoid()}
+        outputs |= {"proposal_boxes": start.sigmoid(), "tokens": best}
         return references.detach(), outputs
 
     def _tokens(self, memory: Tensor) -> Tensor:
