@@ -48,7 +48,7 @@ class Problem(NamedTuple):
     @property
     def id(self) -> Id | None:
         """The id of the record, if it has one."""
-        return None if self.section is None else id_of(self.file.record(self.section, self.row).get("id"))[0]
+        return None if self.section is None else self.file.id_at(self.section, self.row)
 
     @property
     def who(self) -> str:
@@ -74,7 +74,7 @@ class CocoFile:
     """The usable records of one annotation file. ``rows`` index the lists of ``document``.
 
     Attributes:
-        path, label: the file, and its name in messages.
+        path, label: the file, and its name in messages. ``name``, ``folder``: of the split whose file it is.
         document: the parsed object, with three lists; None if it is not usable.
         categories: id -> name, in the order of the file. Ids here and below are as of `id_of`.
         image_ids, image_names, image_rows: lists of one length; ids are unique.
@@ -87,6 +87,8 @@ class CocoFile:
 
     path: Path
     label: str
+    name: str = ""
+    folder: Path = Path()
     document: dict[str, list] | None = None
     json: JsonFile | None = None
     categories: dict[Id, str] = field(default_factory=dict)
@@ -106,20 +108,33 @@ class CocoFile:
         entry = self.document[section][row] if self.document is not None and row is not None else None
         return entry if isinstance(entry, dict) else {}
 
+    def positions(self, section: str) -> range:
+        """The positions of the list ``section``."""
+        return range(len(self.document[section]) if self.document is not None else 0)
+
+    def id_at(self, section: str, row: int | None) -> Id | None:
+        """The id of a record, or None."""
+        return id_of(self.record(section, row).get("id"))[0]
+
+    def class_of(self, box: int) -> str:
+        """The class name of box ``box``."""
+        return list(self.categories.values())[self.category[box]]
+
     def line(self, section: str, row: int | None) -> int | None:
         """The line, from 1, of a record; None if the file is one line."""
         return self.json.line(section, row) if self.json is not None and row is not None else None
 
 
 def parse_coco(
-    path: Path | str, report: Report, *, label: str | None = None, needs_annotations: bool = True
+    path: Path | str, report: Report, *, label: str = "", split: str = "", needs_annotations: bool = True
 ) -> CocoFile:
     """Read what is usable of ``path`` and call ``report`` with a `Problem` for everything that is not as it should be.
 
-    Nothing in the file raises an error here. Without ``needs_annotations`` that list may be missing, as in a test
+    Nothing in the file raises an error here. ``label`` is its name in messages, ``split`` the one of a COCODIR that it
+    belongs to. Without ``needs_annotations`` that list may be missing, as in a test
     split. If the file cannot be used at all, ``document`` of the result is None.
     """
-    coco = CocoFile(Path(path), label or str(path))
+    coco = CocoFile(Path(path), label or str(path), split, Path(path).parent.parent / f"{split}2017")
     try:
         coco.json = read_json(path)
     except BadJson as error:
@@ -260,12 +275,12 @@ def _has_structure(coco: CocoFile, document: Any, report: Report) -> bool:
 
 def _records(coco: CocoFile, section: str, report: Report) -> Iterator[tuple[int, dict, Callable[[str, str], None]]]:
     """``(row, record, complain(kind, text))`` of each entry of a list."""
-    for row, entry in enumerate(coco.document[section] if coco.document else ()):
+    for row in coco.positions(section):
 
         def complain(kind: str, text: str, row: int = row) -> None:
             report(Problem(kind, text, coco, section, row))
 
-        yield row, entry if isinstance(entry, dict) else {}, complain
+        yield row, coco.record(section, row), complain
 
 
 def _read_categories(coco: CocoFile, report: Report) -> None:
@@ -357,8 +372,8 @@ def _read_annotations(coco: CocoFile, report: Report) -> None:
 
 def _as_written(coco: CocoFile, section: str) -> dict[Id | None, Any]:
     """Id -> the value that the list has for it, the first one."""
-    entries = coco.document[section] if coco.document else []
-    return {id_of(e.get("id"))[0]: e.get("id") for e in reversed(entries) if isinstance(e, dict)}
+    values = (coco.record(section, row).get("id") for row in reversed(coco.positions(section)))
+    return {id_of(value)[0]: value for value in values}
 
 
 def _read_extras(record: dict[str, Any], complain: Callable[[str, str], None]) -> bool:

@@ -1,37 +1,50 @@
 """``check_dataset``: everything that is wrong with a COCODIR, before it costs hours of training.
 
     report = dino_nb.check_dataset("cocodir")
-    print(report)                    # in a notebook, `report` alone shows a table
+    print(report)                    # in a notebook, `report` alone shows it
     report.raise_if_errors()         # what training and scoring do before they start
     fix_dataset("cocodir", "fixed")  # dino_nb.prepare.repair: a repaired copy
 
-The faults are listed in ``check_faults.py``. Nothing that a data set contains makes the check itself fail.
+The faults are listed in ``faults.py``. Nothing that a data set contains makes the check itself fail.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dino_nb.errors import UserError, did_you_mean
+import numpy as np
+
+from dino_nb.data.coco_file import CocoFile, Problem, annotation_file, parse_coco
+from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.prepare.check_boxes import guess_layouts, report_boxes, report_counts
-from dino_nb.prepare.check_images import Folder, known_sizes, look_at_images, report_images, same_pictures
-from dino_nb.prepare.check_json import read_json
-from dino_nb.prepare.check_records import read_split
-from dino_nb.prepare.check_splits import count_classes, report_categories, report_classes, report_same_pictures
+from dino_nb.prepare.check_classes import count_classes, report_categories, report_classes, report_names
+from dino_nb.prepare.check_images import (
+    Folder,
+    known_sizes,
+    look_at_images,
+    report_images,
+    report_repeated_names,
+    report_same_images,
+    same_images,
+)
 from dino_nb.prepare.findings import Findings, Report
+from dino_nb.prepare.table import SPLITS
 
-SPLITS = ("train", "val", "test")
-FULL_UP_TO = 20_000  # pictures of a set that images=True decodes; it takes some milliseconds each
+FULL_UP_TO = 20_000  # images of a set that images=True decodes; it takes some milliseconds each
 
 
-def check_dataset(cocodir, *, images=True, splits=None, progress=True):
+@disk_errors()
+def check_dataset(
+    cocodir: Path | str, *, images: bool | str = True, splits: Sequence[str] | None = None, progress: bool = True
+) -> Report:
     """Look for all known faults in a COCODIR.
 
     Args:
         cocodir: folder with ``{train,val[,test]}2017/`` and ``annotations/``.
-        images: ``"full"`` decodes every picture (finds any damage); ``"header"`` reads sizes and the ends of files
-            (finds those cut short); ``False`` looks at no picture; ``True`` is full for up to 20,000 pictures in
-            all, else header.
+        images: ``"full"`` decodes every image (finds any damage); ``"header"`` reads sizes and the ends of files
+            (finds those cut short); ``False`` looks at no image; ``True`` is full for up to 20,000 images in all, else
+            header.
         splits: names of the splits to check; default: train and val, which must be there, and test if it is.
-        progress: show a progress bar while pictures are read.
+        progress: show a progress bar while images are read.
 
     Returns:
         ``Report``. It never raises because of what the folder contains; ``report.raise_if_errors()`` does.
@@ -48,9 +61,11 @@ def check_dataset(cocodir, *, images=True, splits=None, progress=True):
     found = read_splits(root, wanted, findings)
     sizes = {split.name: split.image_sizes for split in found}
     if images:
-        _check_pictures(found, sizes, images, progress, findings)
+        sizes = _check_images(found, wants_full(images, found), progress, findings)
     layouts = guess_layouts(found, sizes)
     for split in found:
+        report_names(split, findings)
+        report_repeated_names(split, findings)
         report_boxes(split, sizes[split.name], layouts[split.name], findings)
         report_counts(split, findings)
     if found:
@@ -59,16 +74,15 @@ def check_dataset(cocodir, *, images=True, splits=None, progress=True):
     return Report(cocodir, {split.name: _summary(split) for split in found}, findings.values())
 
 
-def annotation_file(root, split):
-    """The annotation file of one split, whether or not it is there."""
-    file = Path(root) / "annotations" / f"instances_{split}2017.json"
-    bare = file.with_name(f"image_info_{split}2017.json")  # a test split without boxes
-    return bare if bare.is_file() and not file.is_file() else file
+def read_splits(
+    root: Path | str, names: Sequence[str], findings: Findings, report: Callable[[Problem], None] | None = None
+) -> list[CocoFile]:
+    """Those splits that can be read; what is wrong with the others, and with their records, is added to ``findings``.
 
-
-def read_splits(root, names, findings):
-    """The ``Split`` objects of those splits that can be read; the others are findings."""
-    root, found = Path(root), []
+    ``report`` is called instead with what the reader of the files complains of, if it is given.
+    """
+    root = Path(root)
+    found: list[CocoFile] = []
     if not root.is_dir():
         findings.add("layout", f"there is no folder {root}")
         return found
@@ -86,33 +100,46 @@ def read_splits(root, names, findings):
         if not folder.is_dir():
             near = did_you_mean(folder.name, [p.name for p in root.iterdir() if p.is_dir()])
             findings.add("layout", f"there is no folder {folder.name}.{near}")
-        json = read_json(path, f"annotations/{path.name}", findings, needs_annotations=name != "test")
-        if json.document is not None:
-            found.append(read_split(name, folder, json, findings))
+        options = {"label": f"annotations/{path.name}", "split": name}
+        split = parse_coco(path, report or findings.report, needs_annotations=name != "test", **options)
+        if split.document is not None:
+            _report_empty(split, split.document, findings)
+            found.append(split)
     return found
 
 
-def look(split, full, progress):
-    """``(facts, folder)`` of one split's pictures."""
+def look(split: CocoFile, full: bool, progress: bool) -> tuple[list, Folder]:
+    """``(facts, folder)`` of one split's images."""
     folder = Folder(split.folder)
     return look_at_images(split, folder, full, progress), folder
 
 
-def wants_full(images, splits):
-    """Whether pictures are to be decoded, for an argument ``images`` of ``check_dataset``."""
+def wants_full(images: bool | str, splits: Sequence[CocoFile]) -> bool:
+    """Whether images are to be decoded, for an argument ``images`` of ``check_dataset``."""
     return images == "full" or (images is True and sum(len(split.image_ids) for split in splits) <= FULL_UP_TO)
 
 
-def _check_pictures(found, sizes, images, progress, findings):
-    full = wants_full(images, found)
+def _report_empty(split: CocoFile, document: dict[str, list], findings: Findings) -> None:
+    if not split.categories:
+        what = f"{split.name} has {len(document['categories'])} category records"
+        findings.add("no-categories", what, file=split.label)
+    if not split.image_ids:
+        findings.add("no-images", f"{split.name} has {len(document['images'])} image records", file=split.label)
+    if not len(split.rows) and split.name != "test":
+        what = f"{split.name} has {len(document['annotations']):,} annotation records, none usable"
+        findings.add("no-annotations", what, file=split.label)
+
+
+def _check_images(found: Sequence[CocoFile], full: bool, progress: bool, findings: Findings) -> dict[str, np.ndarray]:
+    """Findings about the image files; returns the sizes that the boxes of each split refer to."""
     all_facts = []
     for split in found:
         facts, folder = look(split, full, progress)
         report_images(split, facts, folder, findings)
         all_facts.append(facts)
-        sizes[split.name] = known_sizes(split, facts)
-    report_same_pictures(found, same_pictures(found, all_facts), findings)
+    report_same_images(found, same_images(found, all_facts), findings)
+    return {split.name: known_sizes(split, facts) for split, facts in zip(found, all_facts)}
 
 
-def _summary(split):
+def _summary(split: CocoFile) -> dict[str, int]:
     return {"images": len(split.image_ids), "boxes": len(split.rows), "classes": len(count_classes(split))}

@@ -1,104 +1,124 @@
 """Repairing a COCODIR, step three: the boxes of one split, in pixels, as x, y, width, height."""
 
 import math
-from types import SimpleNamespace
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from dino_nb.prepare.check_boxes import LAYOUTS, TOLERANCE, duplicates, to_xywh
-from dino_nb.prepare.check_images import known_sizes
-from dino_nb.prepare.check_records import FAR, brief, key_of, number
-from dino_nb.prepare.repair_images import record_field
-from dino_nb.prepare.repair_log import free_ids
+from dino_nb.data.coco_file import CocoFile, Id, brief, id_of, number
+from dino_nb.prepare.check_boxes import FAULT_OF_LAYOUT, TOLERANCE, Layout, duplicates
+from dino_nb.prepare.check_images import Facts, known_sizes
+from dino_nb.prepare.layout import to_xywh
+from dino_nb.prepare.repair_categories import ID_LIMIT
+from dino_nb.prepare.repair_images import Place
+from dino_nb.prepare.repair_log import Log, free_ids
 
 
-def repair_annotations(split, facts, layout, places, categories, log):
+def repair_annotations(
+    split: CocoFile,
+    facts: Sequence[Facts],
+    layout: Layout,
+    places: dict[int, Place],
+    categories: dict[Id, int],
+    log: Log,
+) -> list[dict[str, Any]]:
     """The annotation records of ``split`` that remain.
 
-    ``facts``: of its pictures; ``layout``: as of ``guess_layout``; ``places``: as of
-    ``repair_images``; ``categories``: old id -> new id.
+    ``facts``: of its images; ``layout``: as of ``guess_layout``; ``places``: as of ``repair_images``;
+    ``categories``: old id -> new id.
     """
     sizes = known_sizes(split, facts)
-    at = {key: i for i, key in enumerate(split.image_ids)}
-    records = split.json.document["annotations"]
-    spare = free_ids(key_of(record_field(record, "id"))[0] for record in records)
+    at = {row: i for i, row in enumerate(split.rows.tolist())}
+    number_of = list(categories.values())
+    positions = split.positions("annotations")
+    spare = free_ids(split.id_at("annotations", row) for row in positions)
     kept, used = [], set()
-    for row, record in enumerate(records):
-        who = f"annotation {brief(record_field(record, 'id'))} (number {row + 1} of the list)"
-        image, category = key_of(record_field(record, "image_id"))[0], key_of(record_field(record, "category_id"))[0]
-        if image not in places or category not in categories:
-            fault = "annotation-malformed" if None in (image, category) else "unknown-category"
-            fault = fault if image in places or image is None else "unknown-image"
-            log.note(fault, split, f"{who} is left out: its picture or class is not there")
+    for row in positions:
+        i = at.get(row)
+        place = None if i is None else places.get(int(split.image[i]))
+        if i is None or place is None:
+            log.leave_out(split, "annotations", row, "unknown-image")
             continue
-        place = places[image]
-        box = _repaired_box(record, place, sizes[at[image]], layout, who, split, log)
+        record = split.record("annotations", row)
+        who = f"annotation {brief(record.get('id'))} (number {row + 1} of the list)"
+        box = _repaired_box(split, i, record, place, sizes[split.image[i]], layout, who, log)
         if box is None:
             continue
-        old, identity = record.get("id"), key_of(record.get("id"))[0]
-        if not isinstance(identity, int) or identity in used:
+        old, identity = record.get("id"), id_of(record.get("id"))[0]
+        if not isinstance(identity, int) or abs(identity) >= ID_LIMIT or identity in used:
             identity = next(spare)
         used.add(identity)
-        if identity != old or not isinstance(old, int):
+        if type(old) is not int or identity != old:
             log.note("annotation-duplicate-ids", split, f"{who} is now annotation {identity}")
-        for name, value in (("image_id", place.id), ("category_id", categories[category])):
-            if record[name] != value or not isinstance(record[name], int):
+        category = number_of[split.category[i]]
+        for name, value in (("image_id", place.id), ("category_id", category)):
+            if type(record[name]) is not int or record[name] != value:
                 log.note("id-type", split, f"{who}: {name} {brief(record[name])} is now {value}")
-        new = record | {"id": identity, "image_id": place.id, "category_id": categories[category]}
+        new = record | {"id": identity, "image_id": place.id, "category_id": category}
         if place.move:  # they were drawn on the other size, too
             new = {k: v for k, v in new.items() if k not in ("segmentation", "keypoints")}
-        _fill(new, box, who, split, log)
+        _fill(split, i, new, box, who, log)
         kept.append(new)
     return _without_duplicates(split, kept, log)
 
 
-def _repaired_box(record, place, size, layout, who, split, log):
-    """The box as x, y, width, height in pixels of the picture as it is; None (logged) if nothing is left of it.
+def _repaired_box(
+    split: CocoFile, i: int, record: dict, place: Place, size: np.ndarray, layout: Layout, who: str, log: Log
+) -> np.ndarray | None:
+    """Box ``i`` as x, y, width, height in pixels of the image as it is; None (logged) if nothing is left of it.
 
     ``size``: width and height that it was written for.
     """
-    old = record.get("bbox")
-    box = _numbers(old) or _around_polygons(record.get("segmentation"))
-    if box is None or (isinstance(old, list) and len(old) == 4 and _numbers(old) is None):
-        log.note("box-malformed", split, f"{who} is left out: bbox is {brief(old)}")
-        return None
-    if not _numeric(old):
-        log.note("box-malformed", split, f"{who}: bbox {brief(old)} is now {_list(box)}")
-    read = np.array(box, dtype=np.float64)
-    if layout != ("xywh", False) and _numbers(old):
-        read = to_xywh(box, place.size if layout[1] else size, *layout)[0]
-        fault = LAYOUTS.get(layout[0], "box-normalised")
+    box = split.boxes[i]
+    if not _as_written(split, i, record):
+        log.note("box-malformed", split, f"{who}: bbox {brief(record.get('bbox'))} is now {_list(box)}")
+    if layout != ("xywh", False) and not split.derived[i]:
+        read = to_xywh(box, np.array(place.size) if layout[1] else size, *layout)[0]
+        fault = FAULT_OF_LAYOUT.get(layout[0], "box-normalised")
         log.note(fault, split, f"{who}: bbox {_list(box)} is now {_list(read)}")
+        box = read
     if place.move:
-        moved = place.move(read)
-        log.note("image-size", split, f"{who}: bbox {_list(read)} is now {_list(moved)}")
-        read = moved
-    return _cut(read, place.size, who, split, log)
+        moved = place.move(box)
+        log.note("image-size", split, f"{who}: bbox {_list(box)} is now {_list(moved)}")
+        box = moved
+    low, high = np.clip(box[:2], 0, place.size), np.clip(box[:2] + box[2:], 0, place.size)
+    if (box[2:] <= 0).any():
+        log.note("box-empty", split, f"{who} is left out: bbox {_list(box)} has no area")
+        return None
+    if (high <= low).any():
+        log.note("box-outside", split, f"{who} is left out: bbox {_list(box)} is outside its image")
+        return None
+    if max((-box[:2]).max(), (box[:2] + box[2:] - place.size).max()) <= TOLERANCE:
+        return box
+    cut = np.concatenate([low, high - low])
+    log.note("box-outside", split, f"{who}: bbox {_list(box)} is now {_list(cut)}")
+    return cut
 
 
-def _fill(new, box, who, split, log):
+def _fill(split: CocoFile, i: int, new: dict, box: np.ndarray, who: str, log: Log) -> None:
     """Set bbox, area and iscrowd of a record; what was right stays as it was written."""
-    old, area = new.get("bbox"), number(new.get("area"))
-    changed = not (_numeric(old) and np.array_equal(box, np.array(old, dtype=np.float64)))
-    new["bbox"] = _list(box) if changed else old
-    if area is None or not math.isfinite(area) or area <= 0:
+    changed = not _as_written(split, i, new) or not np.array_equal(box, split.boxes[i])
+    if changed:
+        new["bbox"] = _list(box)
+    area = number(new.get("area"))
+    if area is None or not 0 < area < math.inf:
         log.note("missing-area", split, f"{who}: area {brief(new.get('area'))} is now that of its box")
         changed = True
     if changed:
         new["area"] = _list([box[2] * box[3]])[0]
-    if new.get("iscrowd") not in (0, 1):
-        log.note("missing-iscrowd", split, f"{who}: iscrowd {brief(new.get('iscrowd'))} is now 0")
-        new["iscrowd"] = 0
+    if type(new.get("iscrowd")) is not int or new["iscrowd"] not in (0, 1):
+        crowd = int(split.crowd[i])
+        log.note("missing-iscrowd", split, f"{who}: iscrowd {brief(new.get('iscrowd'))} is now {crowd}")
+        new["iscrowd"] = crowd
 
 
-def _without_duplicates(split, kept, log):
+def _without_duplicates(split: CocoFile, kept: list[dict], log: Log) -> list[dict]:
     if not kept:
         return kept
     boxes = np.array([r["bbox"] for r in kept], dtype=np.float64)
-    columns = [np.unique([r[k] for r in kept], return_inverse=True)[1].ravel() for k in ("image_id", "category_id")]
-    alone = np.array([not r["iscrowd"] for r in kept])
-    table = SimpleNamespace(image=columns[0], category=columns[1])
-    exact, near = duplicates(table, boxes, alone)
+    image, category = (np.array([r[k] for r in kept]) for k in ("image_id", "category_id"))
+    exact, near = duplicates(image, category, boxes, np.array([not r["iscrowd"] for r in kept]))
     remaining = []
     for i, record in enumerate(kept):
         twin = int(min(exact[i], near[i]))
@@ -110,46 +130,12 @@ def _without_duplicates(split, kept, log):
     return remaining
 
 
-def _cut(box, size, who, split, log):
-    """The box within its picture, or None (logged) if nothing is left of it."""
-    low, high = np.clip(box[:2], 0, size), np.clip(box[:2] + box[2:], 0, size)
-    if (box[2:] <= 0).any():
-        log.note("box-empty", split, f"{who} is left out: bbox {_list(box)} has no area")
-        return None
-    if (high <= low).any():
-        log.note("box-outside", split, f"{who} is left out: bbox {_list(box)} is outside its picture")
-        return None
-    if max((-box[:2]).max(), (box[:2] + box[2:] - size).max()) <= TOLERANCE:
-        return box
-    cut = np.concatenate([low, high - low])
-    log.note("box-outside", split, f"{who}: bbox {_list(box)} is now {_list(cut)}")
-    return cut
+def _as_written(split: CocoFile, i: int, record: dict) -> bool:
+    """Whether box ``i`` is what the record has, neither text nor taken from polygons."""
+    bbox = record.get("bbox")
+    return not split.derived[i] and isinstance(bbox, list) and all(number(v) is not None for v in bbox)
 
 
-def _numeric(bbox):
-    return isinstance(bbox, list) and len(bbox) == 4 and all(number(v) is not None for v in bbox)
-
-
-def _list(box):
+def _list(box: Sequence[float] | np.ndarray) -> list[float]:
     """Plain numbers: whole ones as integers, others to a ten-thousandth of a pixel (but never rounded to nothing)."""
     return [int(v) if float(v).is_integer() else round(float(v), 4) or float(v) for v in box]
-
-
-def _numbers(bbox):
-    """Four finite numbers of a list of numbers, or of texts that are numbers; else None."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return None
-    try:
-        values = [float(v) if isinstance(v, str) else number(v) for v in bbox]
-    except ValueError:
-        return None
-    return values if all(v is not None and math.isfinite(v) and abs(v) <= FAR for v in values) else None
-
-
-def _around_polygons(polygons):
-    """x, y, width, height round COCO polygons; None without any."""
-    polygons = [p for p in polygons if isinstance(p, list)] if isinstance(polygons, list) else []
-    xs, ys = ([number(v) for p in polygons for v in p[start::2]] for start in (0, 1))
-    if not xs or not ys or any(v is None or not math.isfinite(v) for v in [*xs, *ys]):
-        return None
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]

@@ -5,12 +5,12 @@ from PIL import Image
 
 from dino_nb.data.images import open_image
 from dino_nb.draw import class_colors, draw_boxes
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, printable
+from dino_nb.files import leaves_folder
 from dino_nb.prepare.check import read_splits
-from dino_nb.prepare.check_boxes import guess_layout, to_xywh
 from dino_nb.prepare.check_images import Folder, known_sizes, look_at_images
-from dino_nb.prepare.check_records import unsafe
-from dino_nb.prepare.findings import Findings, printable
+from dino_nb.prepare.findings import Findings
+from dino_nb.prepare.layout import guess_layout, to_xywh
 
 INK, FAINT, BAR = "#22303c", "#8a97a3", "#4c8bb8"
 COCO_AREAS = (32**2, 96**2)  # square pixels: where COCO's small and medium objects end
@@ -238,7 +238,7 @@ def _draw_sheet(figure, data, boxes, chosen, rows, columns):
 
 def _small_picture(data, i):
     """The picture as large as the sheet shows it, and by how much it was scaled: names drawn on it stay readable."""
-    if unsafe(data.image_names[i]):
+    if leaves_folder(data.image_names[i]):
         raise UserError("the name leads out of the folder.")
     picture = open_image(data.folder / data.image_names[i].replace("\\", "/"))
     scale = _SIDE / max(picture.size)

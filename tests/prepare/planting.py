@@ -41,6 +41,6 @@ def edit(root, split, change):
     write(root, document, split)
 
 
-def picture(root, document, position=0, split="train"):
-    """The file of a picture."""
+def image_file(root, document, position=0, split="train"):
+    """The file of an image."""
     return root / f"{split}2017" / document["images"][position]["file_name"]

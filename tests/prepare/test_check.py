@@ -9,7 +9,7 @@ from dino_nb.errors import UserError
 from dino_nb.prepare.check import check_dataset
 from dino_nb.prepare.faults import FAULTS, LEVELS
 from dino_nb.prepare.repair import fix_dataset
-from tests.prepare.planting import LABEL, edit, make_valid, picture, read, write
+from tests.prepare.planting import LABEL, edit, image_file, make_valid, read, write
 
 
 @pytest.fixture
@@ -99,12 +99,12 @@ def put(value, *path):
     return plant
 
 
-def forget_first_picture(d):
+def forget_first_image(d):
     first = d["images"][0]["id"]
     d["annotations"] = [a for a in d["annotations"] if a["image_id"] != first]
 
 
-def whole_picture(d):
+def whole_image(d):
     image = next(i for i in d["images"] if i["id"] == d["annotations"][0]["image_id"])
     d["annotations"][0]["bbox"] = [0, 0, image["width"], image["height"]]
 
@@ -163,7 +163,7 @@ PLANTED = [
     ("box-empty", first_box(50, 50, -10, 10)),
     ("box-outside", first_box(-20, 5, 30, 30)),
     ("box-outside", first_box(5000, 5000, 30, 30)),
-    ("box-full-image", whole_picture),
+    ("box-full-image", whole_image),
     ("box-tiny", first_box(5, 5, 1, 10)),
     ("box-aspect", first_box(5, 5, 100, 4)),
     ("box-duplicate", repeat_box(0)),
@@ -173,7 +173,7 @@ PLANTED = [
     ("missing-area", put(None, "annotations", 0, "area")),
     ("missing-iscrowd", drop("annotations", 0, "iscrowd")),
     ("many-boxes", many),
-    ("image-empty", forget_first_picture),
+    ("image-empty", forget_first_image),
     ("no-annotations", put([], "annotations")),
     ("no-images", put([], "images")),
     ("no-categories", put([], "categories")),
@@ -206,7 +206,7 @@ def test_categories_that_disagree_between_splits(root):
 def test_a_class_that_the_splits_spell_differently(root):
     edit(root, "val", lambda d: d["categories"][0].update(name="Red_circle"))
     report = check(root)
-    assert "'Red_circle' in val is spelt 'red circle' in train" in str(report["category-spelling"])
+    assert "'Red_circle' in val is spelled 'red circle' in train" in str(report["category-spelling"])
     assert report.ok and "categories-missing" not in report
 
 
@@ -347,7 +347,7 @@ def test_a_test_split_may_have_no_boxes(root):
 
 
 def test_raise_if_errors_names_what_is_wrong(root):
-    file = picture(root, read(root))
+    file = image_file(root, read(root))
     file.unlink()
     with pytest.raises(UserError, match=f"image-missing.*(?s:.*){file.name}.*(?s:.*)--no-check"):
         check(root).raise_if_errors()
@@ -355,8 +355,8 @@ def test_raise_if_errors_names_what_is_wrong(root):
 
 def test_command_line(root, capsys):
     assert main(["check", str(root)]) == 0
-    assert "train: 10 pictures" in capsys.readouterr().out
-    picture(root, read(root)).unlink()
+    assert "train: 10 images" in capsys.readouterr().out
+    image_file(root, read(root)).unlink()
     assert main(["check", str(root), "--images", "none"]) == 0
     capsys.readouterr()
     assert main(["check", str(root), "--json"]) == 1

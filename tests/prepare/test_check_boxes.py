@@ -1,15 +1,14 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dino_nb.prepare.check_boxes import SAME, duplicates, guess_layout, to_xywh
+from dino_nb.prepare.check_boxes import SAME, duplicates
+from dino_nb.prepare.layout import guess_layout, to_xywh
 
 
 def random_boxes(rng, n, largest=1.0, smallest=0.01):
-    """Boxes x, y, w, h inside their pictures, and the sizes of the pictures."""
+    """Boxes x, y, w, h inside their images, and the sizes of the images."""
     sizes = rng.integers(50, 1500, (n, 2)).astype(float)
     extent = np.maximum(1, rng.uniform(smallest, largest, (n, 2)) * sizes)
     return np.concatenate([rng.uniform(0, 1, (n, 2)) * (sizes - extent), extent], 1), sizes
@@ -44,7 +43,7 @@ def test_other_layouts_are_found_and_undone(layout, seed, n, relative, largest):
 def test_boxes_that_reach_out_do_not_hide_the_layout_and_are_not_taken_for_one():
     rng = np.random.default_rng(0)
     boxes, sizes = random_boxes(rng, 100, 0.3)
-    boxes[:30, 0] = sizes[:30, 0] - 3  # nearly a third leave their pictures
+    boxes[:30, 0] = sizes[:30, 0] - 3  # nearly a third leave their images
     assert guess_layout(boxes, sizes) == ("xywh", False)
     corners = np.concatenate([boxes[30:, :2], boxes[30:, :2] + boxes[30:, 2:]], 1)
     corners[0] = [5, 5, 1e5, 1e5]
@@ -67,30 +66,26 @@ def test_duplicates_are_those_of_a_comparison_of_all_with_all(seed, n, crowd):
     rng = np.random.default_rng(seed)
     centres = rng.integers(0, 60, (6, 4))
     boxes = (centres[rng.integers(0, 6, n)] + [0, 0, 40, 40] + rng.integers(0, 2, (n, 4))).astype(float)
-    table = SimpleNamespace(image=rng.integers(0, 3, n), category=rng.integers(0, 2, n))
+    image, category = rng.integers(0, 3, n), rng.integers(0, 2, n)
     among = rng.uniform(size=n) >= crowd
-    exact, near = duplicates(table, boxes, among)
+    exact, near = duplicates(image, category, boxes, among)
 
     def iou(a, b):
         shared = np.prod(np.clip(np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
         return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
     for j in range(n):
-        twins = [
-            i
-            for i in range(j)
-            if among[i] and among[j] and table.image[i] == table.image[j] and table.category[i] == table.category[j]
-        ]
+        twins = [i for i in range(j) if among[i] and among[j] and image[i] == image[j] and category[i] == category[j]]
         same = [i for i in twins if (boxes[i] == boxes[j]).all()]
         assert exact[j] == (same[0] if same else j)
         alike = [i for i in twins if iou(boxes[i], boxes[j]) > SAME and exact[i] == i]
         assert near[j] == (alike[0] if alike and not same else j)
 
 
-def test_thousands_of_boxes_in_one_picture_take_no_time():
+def test_thousands_of_boxes_in_one_image_take_no_time():
     rng = np.random.default_rng(0)
     boxes = np.concatenate([rng.uniform(0, 1000, (30_000, 2)), rng.uniform(5, 50, (30_000, 2))], 1)
     boxes[20_000:] = boxes[:10_000] + 0.01
-    table = SimpleNamespace(image=np.zeros(30_000, int), category=np.zeros(30_000, int))
-    exact, near = duplicates(table, boxes, np.ones(30_000, bool))
+    same = np.zeros(30_000, int)
+    exact, near = duplicates(same, same, boxes, np.ones(30_000, bool))
     assert (near[20_000:] == np.arange(10_000)).mean() > 0.99 and (exact == np.arange(30_000)).all()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dino_nb.prepare.check import check_dataset
-from tests.prepare.planting import edit, make_valid, picture, read
+from tests.prepare.planting import edit, image_file, make_valid, read
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def as_bytes(image, **options):
 
 @pytest.mark.parametrize("images", ["full", "header", True])
 def test_missing_file(root, images):
-    file = picture(root, read(root))
+    file = image_file(root, read(root))
     file.unlink()
     finding = check(root, images)["image-missing"]
     assert finding.count == 1 and file.name in str(finding)
@@ -37,7 +37,7 @@ def test_missing_file(root, images):
 
 @pytest.mark.parametrize("name", ["images/{}", "D:\\data\\{}", "../{}", "\\x\\{}"])
 def test_missing_file_that_is_there_under_another_name(root, name):
-    file = picture(root, read(root)).name
+    file = image_file(root, read(root)).name
     edit(root, "train", lambda d: d["images"][0].update(file_name=name.format(file.upper())))
     report = check(root)
     fault = "image-missing" if name.startswith("images") else "image-path-unsafe"
@@ -47,8 +47,8 @@ def test_missing_file_that_is_there_under_another_name(root, name):
 
 @pytest.mark.parametrize("images", ["full", "header"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_picture_cut_short(root, images, kind):
-    file = picture(root, read(root))
+def test_image_cut_short(root, images, kind):
+    file = image_file(root, read(root))
     data = as_bytes(Image.open(file), format=kind)
     file.write_bytes(data)
     assert check(root, images).ok
@@ -58,7 +58,7 @@ def test_picture_cut_short(root, images, kind):
 
 
 def test_damage_in_the_middle_needs_full_decoding(root):
-    file = picture(root, read(root))
+    file = image_file(root, read(root))
     data = bytearray(
         as_bytes(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)), format="PNG")
     )
@@ -69,12 +69,12 @@ def test_damage_in_the_middle_needs_full_decoding(root):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8\xff\xe0" + b"\0" * 50, b"\x89PNG\r\n\x1a\n"])
-def test_not_a_picture(root, data):
-    picture(root, read(root)).write_bytes(data)
+def test_not_an_image(root, data):
+    image_file(root, read(root)).write_bytes(data)
     assert "image-unreadable" in check(root)
 
 
-def test_picture_made_to_exhaust_memory(root):
+def test_image_made_to_exhaust_memory(root):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -82,13 +82,13 @@ def test_picture_made_to_exhaust_memory(root):
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
     )
-    picture(root, read(root)).write_bytes(bomb)
+    image_file(root, read(root)).write_bytes(bomb)
     for images in ("full", "header"):
         assert "million pixels" in str(check(root, images)["image-unreadable"])
 
 
 def test_size_differs_from_the_json(root):
-    file = picture(root, read(root))
+    file = image_file(root, read(root))
     image = Image.open(file)
     image.resize((image.width * 2, image.height * 2)).save(file)
     finding = check(root)["image-size"]
@@ -98,7 +98,7 @@ def test_size_differs_from_the_json(root):
 
 @pytest.mark.parametrize("orientation, size_differs", [(3, False), (6, True), (8, True)])
 def test_exif_rotation(root, orientation, size_differs):
-    file = picture(root, read(root))
+    file = image_file(root, read(root))
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.open(file).save(file, exif=exif)
@@ -116,31 +116,31 @@ def test_exif_rotation(root, orientation, size_differs):
 
 
 @pytest.mark.parametrize("size", [(20, 100), (900, 100), (8100, 1100)])
-def test_extreme_pictures(root, size):
-    Image.new("RGB", size).save(picture(root, read(root)))
+def test_extreme_images(root, size):
+    Image.new("RGB", size).save(image_file(root, read(root)))
     edit(root, "train", lambda d: d["images"][0].update(width=size[0], height=size[1]))
     assert f"{size[0]} x {size[1]}" in str(check(root)["image-extreme"])
 
 
-def test_unlisted_pictures_are_noted(root):
-    shutil.copy(picture(root, read(root)), root / "train2017" / "more.jpg")
-    (root / "train2017" / "notes.txt").write_text("not a picture")
+def test_unlisted_images_are_noted(root):
+    shutil.copy(image_file(root, read(root)), root / "train2017" / "more.jpg")
+    (root / "train2017" / "notes.txt").write_text("not an image")
     finding = check(root)["image-unlisted"]
     assert finding.count == 1 and "more.jpg" in str(finding)
 
 
-def test_the_same_picture_in_two_splits_and_twice_in_one(root):
+def test_the_same_image_in_two_splits_and_twice_in_one(root):
     train, val = read(root), read(root, "val")
-    shutil.copy(picture(root, train), picture(root, val, 2, "val"))
-    shutil.copy(picture(root, train, 3), picture(root, train, 4))
+    shutil.copy(image_file(root, train), image_file(root, val, 2, "val"))
+    shutil.copy(image_file(root, train, 3), image_file(root, train, 4))
     size = {k: train["images"][0][k] for k in ("width", "height")}
     edit(root, "val", lambda d: d["images"][2].update(size))
     report = check(root)
-    assert report["split-leak"].count == 1 and picture(root, val, 2, "val").name in str(report["split-leak"])
+    assert report["split-leak"].count == 1 and image_file(root, val, 2, "val").name in str(report["split-leak"])
     assert report["image-duplicate-content"].count == 1
 
 
-def test_a_missing_folder_of_pictures(root):
+def test_a_missing_folder_of_images(root):
     shutil.rmtree(root / "val2017")
     report = check(root)
     assert "val2017" in str(report["layout"]) and report["image-missing"].count == 5

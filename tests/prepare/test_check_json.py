@@ -1,11 +1,12 @@
 import json
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dino_nb.data import json_file
 from dino_nb.errors import UserError
-from dino_nb.prepare import check_json
 from dino_nb.prepare.check import check_dataset
 from dino_nb.prepare.repair import fix_dataset
 from tests.prepare.planting import LABEL, make_valid, read
@@ -34,6 +35,13 @@ def test_syntax_error_has_line_and_column(root):
 def test_download_cut_short(root):
     data = (root / LABEL["train"]).read_bytes()
     assert "json-syntax" in check_with(root, data[: len(data) // 2])
+
+
+def test_json_cut_at_the_end_of_a_line(root):
+    lines = (root / LABEL["train"]).read_text().splitlines(keepends=True)
+    (example,) = check_with(root, "".join(lines[:5]).encode())["json-syntax"].examples
+    assert example.line == 6 and "the end of the file" in str(example)
+    assert "json-syntax" in check_with(root, b'{"images": [\n')
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,7 @@ def test_deep_nesting_inside_a_field(root, tmp_path):
 
 
 def test_huge_file(root, monkeypatch):
-    monkeypatch.setattr(check_json, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(json_file, "MAX_BYTES", 100)
     assert check_with(root, b" " * 101)["json-huge"].count == 2  # train and val
 
 
@@ -119,6 +127,24 @@ def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(root):
     file = root / "train2017" / "a.txt"
     file.write_text("")
     assert "layout" in check_dataset(file, progress=False)
+
+
+def test_unusual_ids_are_warned_of_and_repaired(root, tmp_path):
+    document = read(root)
+    ids = {image["id"]: value for image, value in zip(document["images"], (2**70, 10**6000, "7.0", 3.0, "x"))}
+    for image in document["images"]:
+        image["id"] = ids.get(image["id"], image["id"])
+    for annotation in document["annotations"]:
+        annotation["image_id"] = ids.get(annotation["image_id"], annotation["image_id"])
+    sys.set_int_max_str_digits(10_000)
+    text = json.dumps(document)
+    sys.set_int_max_str_digits(4300)
+    assert "json-syntax" in check_with(root, text.encode())
+    report = check_with(root, text.replace(str(10**999) + "0" * 5001, "1" + "0" * 300).encode())
+    assert report.ok and report["id-type"].count >= 5, report
+    fixed = fix_dataset(root, tmp_path / "fixed", progress=False)
+    assert fixed.report.ok and "id-type" not in fixed.report
+    assert len(read(tmp_path / "fixed")["annotations"]) == len(document["annotations"])
 
 
 # Fuzzing: whatever is put wherever, the check reports and never raises, and a repair that succeeds leaves no error

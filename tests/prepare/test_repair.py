@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -6,11 +8,12 @@ import pytest
 from PIL import Image
 
 from dino_nb.cli import main
+from dino_nb.data.coco_file import read_coco
 from dino_nb.data.images import open_image
 from dino_nb.errors import UserError
 from dino_nb.prepare.check import check_dataset
 from dino_nb.prepare.repair import LOG, fix_dataset
-from tests.prepare.planting import LABEL, edit, make_valid, picture, read
+from tests.prepare.planting import LABEL, edit, image_file, make_valid, read
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def test_a_good_set_is_copied_as_it_is(root, out):
     assert fixed.changes == [] and fixed.report.ok and "Nothing had to be changed" in str(fixed)
     for split in LABEL:
         assert read(out, split) == read(root, split)
-    one, copy = picture(root, read(root)), picture(out, read(root))
+    one, copy = image_file(root, read(root)), image_file(out, read(root))
     assert one.samefile(copy)  # hard-linked
     assert (out / "annotations" / "mapping.json").is_file()
 
@@ -95,15 +98,16 @@ def test_boxes_that_are_cut_or_removed(root, out):
     w, h = repaired[ids[7]]["bbox"][2:]
     assert repaired[ids[7]]["area"] == w * h and repaired[ids[7]]["iscrowd"] == 0
     faults = {c.fault for c in fixed.changes}
-    assert faults == {"box-outside", "box-empty", "box-malformed", "missing-area", "missing-iscrowd", "box-duplicate"}
+    expected = {"box-outside", "box-empty", "box-malformed", "box-not-finite", "missing-area", "missing-iscrowd"}
+    assert faults == expected | {"box-duplicate"}
     assert any(str(ids[1]) in str(c) and LABEL["train"] in str(c) for c in fixed.changes)
     assert fixed.report.ok and not fixed.report.warnings
 
 
-def test_pictures_and_ids(root, out):
+def test_images_and_ids(root, out):
     def plant(d):
         i, a = d["images"], d["annotations"]
-        i[1]["file_name"] = "C:\\pictures\\" + i[1]["file_name"].upper()
+        i[1]["file_name"] = "C:\\images\\" + i[1]["file_name"].upper()
         i[2]["id"] = i[3]["id"]
         i.append(i[4] | {"id": 500})
         a[-1]["image_id"] = str(a[-1]["image_id"])
@@ -112,7 +116,7 @@ def test_pictures_and_ids(root, out):
 
     good = read(root)
     edit(root, "train", plant)
-    picture(root, good, 0).unlink()
+    image_file(root, good, 0).unlink()
     fixed = fix(root, out)
     assert fixed.report.ok and not [w for w in fixed.report.warnings if w.name != "class-absent"]
     assert any("image_id '10' is now 10" in str(c) for c in fixed.changes)
@@ -127,9 +131,9 @@ def test_pictures_and_ids(root, out):
 def test_text_ids_become_integers(root, out):
     def plant(d):
         for image in d["images"]:
-            image["id"] = f"picture {image['id']}"
+            image["id"] = f"image {image['id']}"
         for a in d["annotations"]:
-            a["image_id"] = f"picture {a['image_id']}"
+            a["image_id"] = f"image {a['image_id']}"
 
     good = read(root)
     edit(root, "train", plant)
@@ -164,8 +168,8 @@ def test_categories_are_joined_by_name(root, out):
     ]
 
 
-def test_resized_pictures_take_their_boxes_along(root, out):
-    file = picture(root, read(root))
+def test_resized_images_take_their_boxes_along(root, out):
+    file = image_file(root, read(root))
     image = Image.open(file)
     image.resize((image.width * 2, image.height * 2)).save(file)
     first = read(root)["images"][0]["id"]
@@ -175,6 +179,94 @@ def test_resized_pictures_take_their_boxes_along(root, out):
     for a, b in zip(good["annotations"], repaired["annotations"]):
         assert b["bbox"] == ([2 * v for v in a["bbox"]] if a["image_id"] == first else a["bbox"])
     assert fixed.report.ok and "boxes are scaled" in str(fixed)
+
+
+def state(factor, chosen=lambda n: True):
+    """Plant another width and height in the JSON than the files have."""
+
+    def plant(d):
+        for n, image in enumerate(d["images"]):
+            if chosen(n):
+                image.update(width=round(image["width"] * factor), height=round(image["height"] * factor))
+
+    return plant
+
+
+@pytest.mark.parametrize("factor", [2, 1.5, 0.5, 0.75])
+def test_boxes_stay_where_only_the_stated_size_is_wrong(root, out, factor):
+    good = read(root)
+    edit(root, "train", state(factor))
+    fixed = fix(root, out)
+    assert fixed.report.ok and "boxes stay" in str(fixed) and "scaled" not in str(fixed)
+    assert read(out)["annotations"] == good["annotations"]
+    assert read(out)["images"] == good["images"]
+
+
+def test_boxes_move_with_images_that_were_made_smaller(root, out):
+    good = read(root)
+    for image in good["images"]:
+        file = root / "train2017" / image["file_name"]
+        with Image.open(file) as opened:
+            small = opened.resize((image["width"] // 2, image["height"] // 2))
+        small.save(file)
+    fixed = fix(root, out)
+    assert fixed.report.ok and str(fixed.changes).count("boxes are scaled") == len(good["images"])
+    for a, b in zip(good["annotations"], read(out)["annotations"]):
+        np.testing.assert_allclose(b["bbox"], np.array(a["bbox"]) / 2, atol=0.6)
+
+
+def test_links_out_of_the_set_are_not_followed(root, out, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    (root / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    (root / "annotations" / "more.json").symlink_to(tmp_path / "secret.txt")
+    (root / "inner.txt").symlink_to(root / LABEL["val"])
+    elsewhere = tmp_path / "elsewhere"
+    (root / "train2017").rename(elsewhere)  # images may lie on another disk
+    (root / "train2017").symlink_to(elsewhere)
+    fixed = fix(root, out)
+    assert fixed.report.ok and (out / "inner.txt").is_file()
+    assert not (out / "notes.txt").exists() and not (out / "annotations" / "more.json").exists()
+    assert str(fixed).count("link to a file outside of the data set") == 2
+
+
+def test_crowds_written_as_text_and_boxes_from_polygons(root, out):
+    def plant(d):
+        a = d["annotations"]
+        a[0]["iscrowd"], a[1]["iscrowd"], a[2]["iscrowd"] = "0", "1", None
+        a[3]["bbox"], a[3]["segmentation"] = [1, 2, float("nan"), 4], [[10, 20, 30, 20, 30, 50]]
+
+    edit(root, "train", plant)
+    assert {a["iscrowd"] for a in read_coco(root / LABEL["train"])["annotations"][:1]} == {0}
+    assert check_dataset(root, progress=False)["missing-iscrowd"].count == 3
+    fixed = fix(root, out)
+    repaired = read(out)["annotations"]
+    assert [a["iscrowd"] for a in repaired[:3]] == [0, 1, 0] and repaired[3]["bbox"] == [10, 20, 20, 30]
+    assert fixed.report.ok and not fixed.report.warnings
+
+
+def test_polygons_are_pixels_whatever_the_layout_of_the_boxes(root, out):
+    def plant(d):
+        for a in d["annotations"]:
+            x, y, w, h = a["bbox"]
+            a["bbox"], a["segmentation"] = [x, y, x + w, y + h], [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        del d["annotations"][0]["bbox"]
+
+    good = boxes_of(read(root))
+    edit(root, "train", plant)
+    fix(root, out)
+    assert boxes_of(read(out)) == good
+
+
+def test_a_disk_that_cannot_be_written_is_a_sentence(root, out, monkeypatch):
+    for code, words in ((errno.ENOSPC, "its disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permissions")):
+
+        def refuse(*_, code=code):
+            raise OSError(code, os.strerror(code), str(out / "x"))
+
+        monkeypatch.setattr("dino_nb.prepare.repair.write_text", refuse)
+        with pytest.raises(UserError, match=words):
+            fix_dataset(root, out, progress=False)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -200,9 +292,9 @@ def test_boxes_drawn_before_the_exif_rotation_are_turned(root, out, orientation)
     assert (shown == 255).sum() == 3 * w * h
 
 
-def test_a_leaked_picture_leaves_training(root, out):
+def test_a_leaked_image_leaves_training(root, out):
     train, val = read(root), read(root, "val")
-    shutil.copy(picture(root, val, 1, "val"), picture(root, train, 4))
+    shutil.copy(image_file(root, val, 1, "val"), image_file(root, train, 4))
     edit(root, "train", lambda d: d["images"][4].update({k: val["images"][1][k] for k in ("width", "height")}))
     fixed = fix(root, out)
     assert "split-leak" not in fixed.report

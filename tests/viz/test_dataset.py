@@ -5,7 +5,7 @@ from PIL import Image
 
 from dino_nb.errors import UserError
 from dino_nb.viz import summary_figure
-from tests.prepare.planting import edit, make_valid, picture, read
+from tests.prepare.planting import edit, image_file, make_valid, read
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_faulty_sets_have_a_figure_too(root, fault):
 
 
 def test_a_picture_that_cannot_be_read_is_said_so(root):
-    picture(root, read(root)).write_bytes(b"no picture")
+    image_file(root, read(root)).write_bytes(b"no picture")
     assert "cannot be read" in texts(summary_figure(root))
 
 
