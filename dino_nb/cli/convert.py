@@ -5,7 +5,7 @@
     dino-nb convert coco coco_as_yolo --to yolo
     dino-nb convert results.json own_results.json --results-of coco
 
-Reads COCO (also Roboflow's), Pascal VOC, YOLO, LabelMe, CVAT and CSV, from a folder, a file, a zip or tar, or a link
+Reads COCO (also Roboflow's), Pascal VOC, YOLO, LabelMe, CVAT, VIA, CreateML, Supervisely and CSV, from a folder, a file, a zip or tar, or a link
 or id of Google Drive. Faults are listed by file and line; then nothing is written.
 """
 
@@ -15,7 +15,7 @@ import json
 from dino_nb.prepare.convert import FORMATS, convert_dataset
 from dino_nb.prepare.export import FORMATS as EXPORTS
 from dino_nb.prepare.export import export_dataset, export_results
-from dino_nb.prepare.formats.boxes import FORMS
+from dino_nb.prepare.table import LAYOUTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-fraction", type=float, default=0.2, help="share of val where SRC has none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the division into train and val (%(default)s)")
     parser.add_argument("--resplit", action="store_true", help="divide anew although SRC has splits")
-    parser.add_argument("--link", choices=("hard", "copy"), default="hard", help="images: hard links, or copies")
+    parser.add_argument("--link", choices=("hard", "copy"), default="copy", help="images: copies, or hard links (no space)")
     parser.add_argument("--overwrite", action="store_true", help="replace a COCODIR that is there")
     parser.add_argument("--skip-bad", action="store_true", help="leave out faulty lines and images, and count them")
     parser.add_argument("--classes", metavar="A,B,...", help="class names by number, where SRC does not have them")
-    parser.add_argument("--box-format", choices=FORMS, help="how boxes of COCO or CSV are written, if unusually")
+    parser.add_argument("--box-format", choices=LAYOUTS, help="how boxes of COCO or CSV are written, if unusually")
     parser.add_argument("--scale-boxes", action="store_true", help="scale boxes where the annotated size is another")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--to", choices=EXPORTS, help="the other way: SRC is a COCODIR, written in this format")

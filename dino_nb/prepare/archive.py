@@ -11,32 +11,54 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, NoReturn
 
 from tqdm.auto import tqdm
 
 from dino_nb.data.images import is_image
-from dino_nb.errors import UserError
-from dino_nb.files import atomic_path
-from dino_nb.prepare.findings import printable
+from dino_nb.errors import UserError, disk_errors, explain, printable
+from dino_nb.files import atomic_path, links_out
 from dino_nb.prepare.folders import is_cocodir, new_folder
 
-MAX_RATIO = 200  # unpacked to packed bytes; pictures have about 1, text 10
+MAX_RATIO = 200  # unpacked to packed bytes; images have about 1, text 10
 _HARMLESS = 10 << 20  # unpacked bytes up to which the ratio does not matter
 _MOST_FILES = 5_000_000
 _BLOCK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the same folder gives the same bytes
-_DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+# what the readers of archives raise for damaged, cut or encrypted ones (RuntimeError: a password is needed)
+_DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 _WAY_OUT = "If you trust it, unpack it yourself and give the folder."
+_KINDS = (
+    (rb"PK\x03\x04", "a zip archive that is cut or damaged: download it again"),
+    (
+        rb"7z\xbc\xaf\x27\x1c",
+        "a 7z archive, which is not read here: unpack it and give the folder, or make a zip of it",
+    ),
+    (rb"Rar!", "a rar archive, which is not read here: unpack it and give the folder, or make a zip of it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ", "a packed file that is cut or damaged, or no tar archive: download it again"),
+    (rb"version https://git-lfs", "a Git LFS pointer in place of the file: run git lfs pull where it came from"),
+    (rb"\s*<(!doctype html|html|head|body)", "a web page: the download gave a page in place of the file"),
+    (rb"\s*$", "empty: the download or copy failed"),
+)
 
 
-def is_archive(path):
+def is_archive(path: Path | str) -> bool:
     """Whether ``path`` is a zip or tar file, by its content."""
     path = Path(path)
     return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
 
 
-def extract(archive, folder, progress=True):
+def what_is(path: Path) -> str | None:
+    """What a file is that cannot be read as an archive or annotations, such as ``a rar archive, ...``, or None."""
+    with path.open("rb") as f:
+        head = f.read(256)
+    return next((what for magic, what in _KINDS if re.match(magic, head, re.I)), None)
+
+
+@disk_errors()
+def extract(archive: Path | str, folder: Path | str, progress: bool = True) -> Path:
     """Unpack a zip or tar (also gz, bz2, xz) below ``folder``, regular files only; returns ``folder``.
 
     ``UserError`` for an entry that would land outside, a link or a device, a file that unpacks to over ``MAX_RATIO``
@@ -62,32 +84,32 @@ def extract(archive, folder, progress=True):
                     _refuse_bomb(archive, total, packed, free, count)
                     out.write(block)
                     bar.update(len(block))
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-    ) as e:
-        if isinstance(e, OSError) and e.errno == 28:
-            raise UserError(f"the disk is full while unpacking {archive}: free some space.") from None
-        raise UserError(f"{archive} cannot be unpacked ({printable(e)}): it is damaged, cut or encrypted.") from e
+    except UserError:
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is None:  # gzip and bz2 say so of damage
+            raise _damaged(archive, error) from error
+        raise UserError(f"{archive} cannot be unpacked: {explain(error)}") from error
+    except _DAMAGES as error:
+        raise _damaged(archive, error) from error
     finally:
         bar.close()
     return folder
 
 
-def pack(cocodir, archive, progress=True):
-    """Pack a COCODIR into one zip (pictures stored as they are), written atomically; the same folder gives the same
-    bytes. Returns the archive's path."""
+@disk_errors()
+def pack(cocodir: Path | str, archive: Path | str, progress: bool = True) -> Path:
+    """Pack a COCODIR into one zip (images stored as they are), written atomically; the same folder gives the same
+    bytes. Links that lead out of the folder are a ``UserError``. Returns the archive's path."""
     cocodir, archive = Path(cocodir), Path(archive)
     if not is_cocodir(cocodir):
         raise UserError(f"{cocodir} holds no COCODIR (annotations/instances_*.json): nothing to keep.")
     if archive.suffix.lower() != ".zip":
         raise UserError(f"{archive}: name a file that ends in .zip.")
-    files = sorted(path for path in cocodir.rglob("*") if path.is_file() and path.name[0] != ".")
+    found = sorted(path for path in cocodir.rglob("*") if path.name[0] != ".")
+    if linked := [path for path in found if path.is_symlink() and links_out(path, cocodir)]:
+        raise UserError(f"{linked[0]} is a link that leads out of {cocodir}: put what it points to in its place.")
+    files = [path for path in found if path.is_file()]
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w") as bundle:
         for path in tqdm(files, desc=f"packing {archive.name}", unit="file", disable=not progress, leave=False):
             entry = zipfile.ZipInfo(path.relative_to(cocodir).as_posix(), date_time=_EPOCH)
@@ -98,12 +120,14 @@ def pack(cocodir, archive, progress=True):
     return archive
 
 
-def restore(archive, cocodir, overwrite=False, progress=True):
+@disk_errors()
+def restore(archive: Path | str, cocodir: Path | str, overwrite: bool = False, progress: bool = True) -> Path:
     """Unpack what `pack` made to ``cocodir`` (whole or not at all); returns it. Refuses to overwrite unless told."""
     archive, cocodir = Path(archive).expanduser(), Path(cocodir).expanduser()
     if not is_archive(archive):
+        kind = what_is(archive) if archive.is_file() else None
         what = "is not a zip or tar file" if archive.exists() else "does not exist"
-        raise UserError(f"{archive} {what}: keep a COCODIR first, or name another file.")
+        raise UserError(f"{archive} {f'is {kind}' if kind else what}: keep a COCODIR first, or name another file.")
     with new_folder(cocodir, overwrite) as folder:
         extract(archive, folder, progress)
         if not is_cocodir(folder):
@@ -111,7 +135,7 @@ def restore(archive, cocodir, overwrite=False, progress=True):
     return cocodir
 
 
-def _entries(archive):
+def _entries(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     """``(name, announced size, stream)`` of each regular file."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
@@ -119,19 +143,19 @@ def _entries(archive):
                 mode = entry.external_attr >> 16
                 if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                     _refuse(archive, entry.filename, "is a link or a device")
-                if not entry.is_dir():
+                if not entry.filename.endswith(("/", "\\")):  # Windows writes folders with backslashes
                     with bundle.open(entry) as stream:
                         yield entry.filename, entry.file_size, stream
         return
     with tarfile.open(archive, "r|*") as bundle:
-        for entry in bundle:
-            if not entry.isreg() and not entry.isdir():
-                _refuse(archive, entry.name, "is a link or a device")
-            if entry.isreg():
-                yield entry.name, entry.size, bundle.extractfile(entry)
+        for member in bundle:
+            if not member.isreg() and not member.isdir():
+                _refuse(archive, member.name, "is a link or a device")
+            if member.isreg() and (content := bundle.extractfile(member)):
+                yield member.name, member.size, content
 
 
-def _target(archive, folder, name):
+def _target(archive: Path, folder: Path, name: str) -> Path | None:
     """Where an entry goes; None if it is to be skipped."""
     path = name.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -142,11 +166,15 @@ def _target(archive, folder, name):
     return folder.joinpath(*parts)
 
 
-def _refuse(archive, name, why):
+def _damaged(archive: Path, error: Exception) -> UserError:
+    return UserError(f"{archive} cannot be unpacked ({printable(error)}): it is damaged, cut or encrypted.")
+
+
+def _refuse(archive: Path, name: str, why: str) -> NoReturn:
     raise UserError(f"{archive} is refused: its entry {printable(name)!r} {why}. {_WAY_OUT}")
 
 
-def _refuse_bomb(archive, total, packed, free, count):
+def _refuse_bomb(archive: Path, total: int, packed: int, free: int, count: int) -> None:
     if total > _HARMLESS and total > MAX_RATIO * packed:
         raise UserError(
             f"{archive} is refused: it unpacks to more than {MAX_RATIO} times its size, as a file made to fill a disk "

@@ -1,49 +1,63 @@
-"""Back from a COCODIR: the data set as YOLO or VOC, and detections with the ids, names and files of its source."""
+"""Back from a COCODIR: the data set in other formats, and detections with the ids, names and files of its source."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from dino_nb.data.coco_file import read_coco, split_files
-from dino_nb.errors import UserError, did_you_mean
-from dino_nb.files import write_text
-from dino_nb.prepare.cocodir import MAPPING
-from dino_nb.prepare.folders import new_folder, place_file
-from dino_nb.prepare.formats.write import Labelled, picture_path, to_json, write
-from dino_nb.prepare.split import SPLITS
+from dino_nb.data.coco_file import annotation_file, read_coco, split_files
+from dino_nb.data.images import image_size
+from dino_nb.errors import UserError, did_you_mean, disk_errors
+from dino_nb.files import links_out, write_text
+from dino_nb.prepare.folders import MAPPING, new_folder, place_file, plain_names
+from dino_nb.prepare.formats.write import Labelled, image_path, to_json, write
+from dino_nb.prepare.table import SPLITS
 
-FORMATS = ("yolo", "voc")  # a COCODIR is COCO already
+FORMATS = ("yolo", "voc", "labelme", "cvat")  # a COCODIR is COCO already
 
 
-def export_dataset(cocodir, folder, format):
-    """Write a COCODIR as ``yolo`` or ``voc`` to the new ``folder`` (pictures are hard-linked or copied).
+@disk_errors()
+def export_dataset(cocodir: str | Path, folder: str | Path, format: str, *, link: str = "copy") -> Path:
+    """Write a COCODIR as ``yolo``, ``voc``, ``labelme`` or ``cvat`` to the new ``folder``; returns it.
 
-    Crowd boxes are left out, since neither format has them. Returns ``folder``.
+    Images are copied, or with ``link="hard"`` linked. Their names are changed where the format cannot hold them (two
+    that differ in their ending only, in the case of letters, or in their folder). Crowd boxes are left out, since
+    none of these formats has them.
     """
     if format not in FORMATS:
         raise UserError(f"exports are {', '.join(FORMATS)}, not {format!r}.{did_you_mean(format, FORMATS)}")
-    cocodir, splits, classes = Path(cocodir), {}, None
+    cocodir = Path(cocodir).expanduser()
+    found = {split: split_files(cocodir, split) for split in SPLITS if annotation_file(cocodir, split).is_file()}
+    if not found:
+        raise UserError(f"{cocodir} has no annotations/instances_*2017.json: it is not a COCODIR.")
+    data = {split: read_coco(annotations) for split, (_, annotations) in found.items()}
+    names = [str(c["name"]) for part in data.values() for c in part["categories"]]
+    classes = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    splits: dict[str, list[Labelled]] = {}
+    taken: set[str] = set()
     with new_folder(folder) as root:
-        for split in SPLITS:
-            if not (cocodir / "annotations" / f"instances_{split}2017.json").is_file():
-                continue
-            pictures, annotations = split_files(cocodir, split)
-            data = read_coco(annotations)
-            if classes is None:
-                classes = {c["id"]: (i, c["name"]) for i, c in enumerate(data["categories"])}
-            splits[split] = _labelled(data, classes)
-            for picture in splits[split]:
-                target = picture_path(root, format, split, picture.name)
+        for split, part in data.items():
+            splits[split] = []
+            taken = taken if format == "voc" else set()  # which has one folder for all splits
+            names = [image["file_name"] for image in part["images"]]
+            labels = _labels(part, classes)
+            for image, name in zip(part["images"], plain_names(names, taken=taken, stems=True)):
+                file, target = found[split][0] / image["file_name"], image_path(root, format, split, name)
+                if links_out(file, found[split][0]):
+                    raise UserError(f"{file} is a link that leads out of its folder: put the image in its place.")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if target.exists():
-                    raise UserError(f"{picture.name} is in two splits of {cocodir}; {format} has one folder for all.")
-                place_file(pictures / picture.name, target)
-        if not splits:
-            raise UserError(f"{cocodir} has no annotations/instances_*2017.json: it is not a COCODIR.")
-        write(root, format, [name for _, name in classes.values()], splits)
+                place_file(file, target, link)
+                width, height = image.get("width"), image.get("height")
+                if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+                    width, height = image_size(target)
+                splits[split].append(Labelled(name, width, height, labels.get(image["id"], [])))
+        write(root, format, list(classes), splits)
     return Path(folder)
 
 
-def export_results(cocodir, results, path, split="val"):
+@disk_errors()
+def export_results(
+    cocodir: str | Path, results: list[dict[str, Any]] | str | Path, path: str | Path, split: str = "val"
+) -> int:
     """Rewrite detections (COCO results, a list or a JSON file) of a converted data set with its source's own ids.
 
     Each entry keeps ``bbox`` and ``score``, gets ``image_id`` and ``category_id`` of the source where it had some
@@ -53,23 +67,25 @@ def export_results(cocodir, results, path, split="val"):
     mapping_file = Path(cocodir) / MAPPING
     if not mapping_file.is_file():
         raise UserError(f"there is no {mapping_file}: only what dino-nb convert made knows its source's ids.")
-    mapping = json.loads(mapping_file.read_text(encoding="utf-8"))
-    if split not in mapping["splits"]:
+    try:
+        mapping = json.loads(mapping_file.read_text(encoding="utf-8"))
         known = list(mapping["splits"])
+        images = {image["id"]: image for image in mapping["splits"].get(split, {"images": []})["images"]}
+        categories = {category["id"]: category for category in mapping["categories"]}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{mapping_file} is damaged: convert the source again.") from None
+    if split not in known:
         raise UserError(f"{cocodir} has no split {split!r} but {', '.join(known)}.{did_you_mean(split, known)}")
-    images = {image["id"]: image for image in mapping["splits"][split]["images"]}
-    categories = {category["id"]: category for category in mapping["categories"]}
-    if not isinstance(results, list):
-        try:
-            results = json.loads(Path(results).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{results} is not a JSON file of detections ({error}).") from None
+    entries = results if isinstance(results, list) else _read_results(Path(results))
     rewritten = []
-    for i, entry in enumerate(results):
-        image, category = images.get(entry.get("image_id")), categories.get(entry.get("category_id"))
+    for i, entry in enumerate(entries):
+        ids = [entry.get(key) if isinstance(entry, dict) else None for key in ("image_id", "category_id")]
+        image, category = (
+            t.get(v) if isinstance(v, (int, float, str)) else None for t, v in zip((images, categories), ids)
+        )
         if image is None or category is None:
-            key = "image_id" if image is None else "category_id"
-            raise UserError(f"entry {i} of the detections has {key} {entry.get(key)!r}, which {split} does not have.")
+            key, value = ("image_id", ids[0]) if image is None else ("category_id", ids[1])
+            raise UserError(f"entry {i} of the detections has {key} {value!r}, which {split} does not have.")
         own = {
             "image_id": image["original_file"] if image["original_id"] is None else image["original_id"],
             "category_id": category["name"] if category["original_id"] is None else category["original_id"],
@@ -81,10 +97,21 @@ def export_results(cocodir, results, path, split="val"):
     return len(rewritten)
 
 
-def _labelled(data, classes):
-    boxes = {}
+def _read_results(path: Path) -> list:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON file of detections ({error}).") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path} is not a JSON list of detections: dino-nb eval --save-results writes one.")
+    return entries
+
+
+def _labels(data: dict[str, Any], classes: dict[str, int]) -> dict[Any, list]:
+    names = {c["id"]: str(c["name"]) for c in data["categories"]}
+    boxes: dict[Any, list] = {}
     for a in data["annotations"]:
         x, y, w, h = a["bbox"]
         if not a["iscrowd"]:
-            boxes.setdefault(a["image_id"], []).append((classes[a["category_id"]][0], x, y, x + w, y + h))
-    return [Labelled(i["file_name"], i["width"], i["height"], boxes.get(i["id"], [])) for i in data["images"]]
+            boxes.setdefault(a["image_id"], []).append((classes[names[a["category_id"]]], x, y, x + w, y + h))
+    return boxes

@@ -66,14 +66,18 @@ def ordered(boxes: np.ndarray) -> bool:
     return len(boxes) > 0 and float((boxes[:, 2:] > boxes[:, :2]).all(1).mean()) >= _FITS
 
 
+def is_relative(boxes: np.ndarray) -> bool:
+    """Whether ``boxes (n, 4)`` are fractions of the image."""
+    # 1.5: also where relative boxes are written as corners, or reach out a little. A real box of pixels this small
+    # is nearly a point, so nearly all boxes of a set are never that small.
+    return len(boxes) > 0 and float((np.abs(boxes) <= 1.5).all(1).mean()) >= 0.95
+
+
 def to_xyxy(boxes: np.ndarray, sizes: np.ndarray, layout: str, relative: bool) -> np.ndarray:
     """Boxes ``(n, 4)`` written in ``layout`` as corners in pixels; ``sizes (n, 2)`` are needed if ``relative``."""
-    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    if layout == "cxcywh":
-        boxes[:, :2] -= boxes[:, 2:] / 2
-    if layout != "xyxy":
-        boxes[:, 2:] += boxes[:, :2]
-    return boxes * np.tile(sizes, 2) if relative else boxes
+    boxes = to_xywh(boxes, sizes, layout, relative)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def to_xywh(boxes: np.ndarray, sizes: np.ndarray, layout: str, relative: bool) -> np.ndarray:
@@ -90,10 +94,7 @@ def _usable(boxes, sizes):
     """Boxes that tell something, the limit of their coordinates ``(n, 2)``, what may stick out, whether relative."""
     usable = np.isfinite(sizes).all(1) & (boxes[:, 2:] > 0).all(1)
     boxes, sizes = boxes[usable], sizes[usable]
-    # 1.5: also where relative boxes are written as corners, or reach out a little. A real box of pixels this small
-    # is nearly a point, so nearly all boxes of a set are never that small.
-    small = (np.abs(boxes) <= 1.5).all(1)
-    relative = len(boxes) > 0 and bool(small.mean() >= 0.95 and np.median(sizes) > 8)
+    relative = is_relative(boxes) and bool(np.median(sizes) > 8)
     return boxes, np.ones_like(sizes) if relative else sizes, 0.01 if relative else 2.0, relative
 
 

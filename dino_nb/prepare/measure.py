@@ -1,112 +1,147 @@
-"""From what annotations say to what the pictures are: sizes, boxes in pixels of the upright picture, equal contents."""
+"""From what annotations say to what the images are: sizes, boxes as corners in pixels of the upright image."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+import numpy as np
 from tqdm.auto import tqdm
 
-from dino_nb.data.images import header
+from dino_nb.data.images import header, turned_boxes, turned_size
 from dino_nb.errors import UserError
-from dino_nb.files import sha256
+from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.layout import doubt, to_xyxy
+from dino_nb.prepare.table import ImageRow
 
 SHOWN = 5  # examples kept of each thing that the report tells
 _MARGIN = 1.0  # pixels that a box may stick out without a word
+_FEW = 20  # boxes of an annotation file that are asked for their layout together with other files'
 
 
 @dataclass
 class Tally:
     """Things that were changed: ``what`` -> count, and the first examples of each."""
 
-    counts: dict = field(default_factory=lambda: defaultdict(int))
-    examples: dict = field(default_factory=lambda: defaultdict(list))
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, what, example):
+    def add(self, what: str, example: str) -> None:
         """Count one more, keeping the first few examples."""
         self.counts[what] += 1
         if len(self.examples[what]) < SHOWN:
             self.examples[what].append(example)
 
+    def listed(self) -> dict[str, list]:
+        """``{what: [count, examples]}``."""
+        return {what: [n, self.examples[what]] for what, n in self.counts.items()}
 
-def measure(source, pictures, dropped, changed, scale_boxes=False, progress=True):
-    """The readable ones of ``pictures``, each with its real ``size`` and its boxes in pixels within it.
 
-    Boxes without area are counted in ``dropped`` (a `Tally`), those cut at the border and pictures whose annotated
-    size is not theirs in ``changed``. An unreadable picture is a fault of ``source``.
+def measure(
+    source: Source,
+    images: list[ImageRow],
+    dropped: Tally,
+    changed: Tally,
+    scale_boxes: bool = False,
+    progress: bool = True,
+) -> list[ImageRow]:
+    """The readable ones of ``images``, each with its real ``size`` and its boxes as corners in pixels within it; rows
+    of the same file and split become one.
+
+    Boxes without area are counted in ``dropped``, those cut at the border and images whose annotated size is not
+    theirs in ``changed``. An unreadable image is a fault of ``source``; a layout in doubt is a ``UserError``.
     """
-    kept = []
-    for picture in tqdm(pictures, desc="measuring", unit="picture", disable=not progress, leave=False):
-        try:
-            width, height, orientation = header(source.paths[picture.file])
-        except UserError as error:
-            source.fault(picture.where, str(error))
-            continue
-        upright = (height, width) if orientation > 4 else (width, height)
-        turn, scale = 1, (1.0, 1.0)
-        if picture.relative:
-            scale = upright
-        elif picture.size not in (None, upright):
-            said = f"{picture.file} is {upright[0]} x {upright[1]}, annotated as {picture.size[0]} x {picture.size[1]}"
-            if orientation > 4 and picture.size == (width, height):
-                turn = orientation
-                changed.add("boxes turned with their picture, as its EXIF orientation says", picture.file)
+    headers: dict[str, tuple[int, int, int] | None] = {}
+    for row in tqdm(images, desc="measuring", unit="image", disable=not progress, leave=False):
+        if row.file not in headers:
+            try:
+                headers[row.file] = header(source.paths[row.file])
+            except UserError as error:
+                headers[row.file] = None
+                source.fault(row.where, str(error))
+    measured = [(row, stored) for row in images if (stored := headers[row.file])]
+    _refuse_doubtful(measured)
+    for row, (width, height, orientation) in measured:
+        upright = turned_size((width, height), orientation)
+        turned, scale = False, (1.0, 1.0)
+        relative = row.layout is not None and row.layout.endswith("-relative")
+        if not relative and row.size not in (None, upright):
+            said = f"{row.file} is {upright[0]} x {upright[1]}, annotated as {row.size[0]} x {row.size[1]}"
+            if row.size == (width, height):
+                turned = True
+                changed.add("boxes turned with their image, as its EXIF orientation says", row.file)
             elif scale_boxes:
-                scale = (upright[0] / picture.size[0], upright[1] / picture.size[1])
-                changed.add("pictures of another size than annotated: boxes scaled, as told", said)
+                scale = (upright[0] / row.size[0], upright[1] / row.size[1])
+                changed.add("images of another size than annotated: boxes scaled, as told", said)
             else:
                 changed.add(
-                    "pictures of another size than annotated: boxes taken as pixels of the file "
-                    "(say --scale-boxes if the pictures were resized after labelling)",
+                    "images of another size than annotated: boxes taken as pixels of the file "
+                    "(say --scale-boxes if the images were resized after labelling)",
                     said,
                 )
-        picture.boxes = list(_fitted(picture, scale, turn, (width, height), upright, dropped, changed))
-        picture.size = upright
-        kept.append(picture)
-    return kept
+        _fit(row, upright, scale, (width, height) if turned else None, orientation, dropped, changed)
+    return _merged(source, [row for row, _ in measured])
 
 
-def _fitted(picture, scale, turn, stored, size, dropped, changed):
-    for box in picture.boxes:
-        corners = box.x1 * scale[0], box.y1 * scale[1], box.x2 * scale[0], box.y2 * scale[1]
-        corners = [round(v, 3) for v in (corners if turn == 1 else _turned(corners, turn, stored))]
-        x1, y1, x2, y2 = corners
-        inside = [min(max(v, 0.0), float(limit)) for v, limit in zip(corners, size * 2)]
-        fault = None
+def _refuse_doubtful(measured):
+    """Ask the numbers of each annotation file that leaves its layout open."""
+    by_source = defaultdict(list)
+    for row, (width, height, orientation) in measured:
+        if row.layout is None:
+            size = row.size or turned_size((width, height), orientation)
+            by_source[row.source] += [(*box[1:5], *size) for box in row.boxes]
+    few = [key for key, boxes in by_source.items() if len(boxes) < _FEW]
+    for key in few[1:]:
+        by_source[few[0]] += by_source.pop(key)
+    for key, boxes in by_source.items():
+        table = np.array(boxes, dtype=np.float64).reshape(-1, 6)
+        if why := doubt(table[:, :4], table[:, 4:]):
+            raise UserError(f"{key}: {why}")
+
+
+def _fit(row, size, scale, stored, orientation, dropped, changed):
+    """Boxes of ``row`` as corners within the upright image; ``stored``: the size they were drawn on, if turned."""
+    layout, _, relative = (row.layout or "xywh").partition("-")
+    corners = np.array([box[1:5] for box in row.boxes], dtype=np.float64).reshape(-1, 4)
+    corners = to_xyxy(corners, np.array(size), layout, bool(relative)) * (scale * 2)
+    if stored:
+        corners = turned_boxes(corners, stored, orientation)
+    corners = corners.round(3)
+    inside = np.clip(corners, 0.0, size * 2)
+    kept = []
+    for box, whole, cut in zip(row.boxes, corners.tolist(), inside.tolist()):
+        x1, y1, x2, y2 = whole
+        said = f"{row.file} ({box.where}): {box.name!r} {x1:g}, {y1:g}, {x2:g}, {y2:g}"
         if x2 <= x1 or y2 <= y1:
             side = "width" if x2 == x1 else "height" if y2 == y1 else None
-            fault = f"has no {side}" if side else "has its corners exchanged"
-        elif inside[2] <= inside[0] or inside[3] <= inside[1]:
-            fault = "is outside of the picture"
-        said = f"{picture.file} ({box.where}): {box.name!r} {x1:g}, {y1:g}, {x2:g}, {y2:g}"
-        if fault:
-            dropped.add(fault, said)
-            continue
-        area = box.area if box.area and box.area > 0 and scale == (1.0, 1.0) and inside == corners else None
-        if max(abs(a - b) for a, b in zip(inside, corners)) > _MARGIN:
-            changed.add("boxes cut at the border of their picture", said)
-        if area is None:
-            area = round((inside[2] - inside[0]) * (inside[3] - inside[1]), 3)
-        yield box._replace(x1=inside[0], y1=inside[1], x2=inside[2], y2=inside[3], area=area)
+            dropped.add(f"has no {side}" if side else "has its corners exchanged", said)
+        elif cut[2] <= cut[0] or cut[3] <= cut[1]:
+            dropped.add("is outside of the image", said)
+        else:
+            if max(abs(a - b) for a, b in zip(cut, whole)) > _MARGIN:
+                changed.add("boxes cut at the border of their image", said)
+            area = box.area if box.area and box.area > 0 and scale == (1.0, 1.0) and cut == whole else None
+            area = area or round((cut[2] - cut[0]) * (cut[3] - cut[1]), 3)
+            kept.append(box._replace(x1=cut[0], y1=cut[1], x2=cut[2], y2=cut[3], area=area))
+    row.boxes, row.size, row.layout = kept, size, "xyxy"
 
 
-def _turned(corners, orientation, stored):
-    """Corners in the upright picture of corners in the stored one, for the sideways orientations 5..8."""
-    width, height = stored
-    x1, y1, x2, y2 = corners
-    if orientation in (6, 7):  # clockwise, or mirrored across the other diagonal
-        y1, y2 = height - y2, height - y1
-    if orientation in (7, 8):
-        x1, x2 = width - x2, width - x1
-    return y1, x1, y2, x2
+def _merged(source, images):
+    """One row for each file and split: two annotation files may describe the same image, or be copies."""
+    merged: dict[tuple, ImageRow] = {}
+    repeated = 0
+    for row in images:
+        first = merged.setdefault((row.file, row.split), row)
+        if first is not row:
+            known = {_key(box) for box in first.boxes}
+            new = [box for box in row.boxes if _key(box) not in known]
+            repeated += len(row.boxes) - len(new)
+            first.boxes = first.boxes + new
+            first.faulty += row.faulty
+    if len(merged) < len(images):
+        again = f", {repeated:,} that were there twice only once" if repeated else ""
+        count = len(images) - len(merged)
+        source.note(f"{count:,} images are annotated in several places: boxes put together{again}.")
+    return list(merged.values())
 
 
-def contents(paths, progress=True):
-    """For each path a key that equals another's exactly if the files hold the same bytes.
-
-    Only files of equal length are read.
-    """
-    sizes = [path.stat().st_size for path in paths]
-    lengths = defaultdict(int)
-    for size in sizes:
-        lengths[size] += 1
-    bar = tqdm(zip(paths, sizes), total=len(paths), desc="comparing", unit="picture", disable=not progress, leave=False)
-    return [(size, sha256(path) if lengths[size] > 1 else "") for path, size in bar]
+def _key(box):
+    return box.name, *(round(v, 1) for v in box[1:5])

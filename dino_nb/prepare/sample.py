@@ -1,4 +1,4 @@
-"""The embedded sample: small pictures of coloured shapes, the same bytes at every run, in COCO, VOC or YOLO form.
+"""The embedded sample: small images of coloured shapes, the same bytes at every run, in COCO, VOC or YOLO form.
 
 python -c "from dino_nb.prepare.sample import make_sample; make_sample('sample')"
 """
@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dino_nb.errors import UserError, did_you_mean
-from dino_nb.prepare.formats.write import Labelled, picture_path, write
+from dino_nb.errors import UserError, did_you_mean, disk_errors
+from dino_nb.prepare.folders import SAMPLE_MARK
+from dino_nb.prepare.formats.write import Labelled, image_path, write
 
 CLASSES = ("red circle", "blue square", "green triangle", "yellow diamond", "purple ring")
 FORMATS = ("coco", "voc", "yolo")
 _COLOURS = ((205, 45, 40), (45, 75, 210), (40, 150, 60), (225, 195, 45), (150, 60, 175))
-_MARK = ".dino_nb_sample"  # tells a sample, which may be replaced, from a folder of the user's
 _LEAST_VISIBLE = 0.7  # share of a shape that later ones may not cover
 
 
-def make_sample(folder, n_train=64, n_val=16, seed=0, format="coco"):
+@disk_errors()
+def make_sample(folder: str | Path, n_train: int = 64, n_val: int = 16, seed: int = 0, format: str = "coco") -> Path:
     """Write the sample below ``folder`` and return it as a ``Path``.
 
-    Pictures are 160 x 128 to 240 x 200 pixels with 1 to 4 shapes each, from 18 pixels to over half the picture, some
-    overlapping a little; ``CLASSES`` names the five kinds, each present in every split of five pictures or more. Boxes
+    Images are 160 x 128 to 240 x 200 pixels with 1 to 4 shapes each, from 18 pixels to over half the image, some
+    overlapping a little; ``CLASSES`` names the five kinds, each present in every split of five images or more. Boxes
     are whole pixels, tight around the whole shape. ``format`` is ``coco`` (a finished COCODIR), ``voc`` or ``yolo``.
     A sample already there is replaced; any other folder that is not empty is a ``UserError``.
     """
@@ -33,27 +34,28 @@ def make_sample(folder, n_train=64, n_val=16, seed=0, format="coco"):
         raise UserError(
             f"the sample is written as {', '.join(FORMATS)}, not {format!r}.{did_you_mean(format, FORMATS)}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / _MARK).is_file():
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / SAMPLE_MARK).is_file():
         raise UserError(f"{folder} holds something else than a sample: name a new or empty folder.")
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / _MARK).write_text("A generated sample; it is replaced when made again.\n", encoding="utf-8")
-    splits, number = {}, 0
+    (folder / SAMPLE_MARK).write_text("A generated sample; it is replaced when made again.\n", encoding="utf-8")
+    splits: dict[str, list[Labelled]] = {}
+    number = 0
     for split, count in (("train", n_train), ("val", n_val)):
         splits[split] = []
         for i in range(count):
             number += 1
             rng = np.random.default_rng([seed, number])
-            pixels, boxes = _picture(rng, first_class=i % len(CLASSES))
-            path = picture_path(folder, format, split, f"shapes_{number:04d}.jpg")
+            pixels, boxes = _image(rng, first_class=i % len(CLASSES))
+            path = image_path(folder, format, split, f"shapes_{number:04d}.jpg")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path, quality=92)
             splits[split].append(Labelled(path.name, pixels.shape[1], pixels.shape[0], boxes))
     return write(folder, format, CLASSES, splits)
 
 
-def _picture(rng, first_class):
+def _image(rng, first_class):
     """``(H, W, 3)`` uint8 pixels and ``(class, x1, y1, x2, y2)`` boxes in whole pixels."""
     width, height = int(rng.integers(160, 241)), int(rng.integers(128, 201))
     canvas = _background(rng, width, height)
@@ -90,7 +92,7 @@ def _background(rng, width, height):
 
 
 def _shape(rng, label, width, height):
-    """``(H, W)`` bool mask of one shape of class ``label`` at a random place and size, whole inside the picture."""
+    """``(H, W)`` bool mask of one shape of class ``label`` at a random place and size, whole inside the image."""
     side = np.exp(rng.uniform(np.log(20), np.log(0.6 * min(width, height))))
     aspect = rng.uniform(0.85, 1.18)
     w, h = side * aspect, side / aspect

@@ -1,87 +1,105 @@
-"""Which picture is in train, val or test: given splits are kept, else seeded and stratified by class; never one content
+"""Which image is in train, val or test: given splits are kept, else seeded and stratified by class; never one content
 on two sides."""
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 
-from dino_nb.prepare.measure import contents
+from dino_nb.errors import UserError
+from dino_nb.prepare.equal import same_bytes
+from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.table import ImageRow
 
-SPLITS = ("train", "val", "test")
 
-
-def divide(source, pictures, val_fraction=0.2, seed=0, resplit=False, progress=True):
-    """``(pictures, own)``: those that stay, with their final ``split``, and whether train and val were divided here.
+def divide(
+    source: Source,
+    images: list[ImageRow],
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    resplit: bool = False,
+    progress: bool = True,
+) -> tuple[list[ImageRow], bool]:
+    """``(images, own)``: those that stay, with their final ``split``, and whether train and val were divided here.
 
     See `dino_nb.prepare.convert.convert_dataset` for the options. What was decided is noted in ``source``.
     """
-    keys = contents([source.paths[picture.file] for picture in pictures], progress)
+    keys = same_bytes([source.paths[image.file] for image in images], progress)
     if resplit:
-        for picture in pictures:
-            picture.split = None
-    pictures, keys = _no_leaks(source, pictures, keys)
-    given = {picture.split for picture in pictures}
+        for image in images:
+            image.split = None
+    taught = any(image.split == "train" for image in images)
+    images, keys = _no_leaks(source, images, keys)
+    given = {image.split for image in images}
+    if taught and "train" not in given:
+        raise UserError(
+            "each training image is in val or test too, byte for byte, so nothing is left to train on: --resplit "
+            "(resplit=True) divides all images anew."
+        )
     if {"train", "val"} <= given or (given == {"test"}) or (given and given <= {"val", "test"}):
         if None in given:
-            left = [picture for picture in pictures if picture.split is None]
-            source.note(f"{len(left):,} pictures are in no split and are left out: {left[0].file}, ...")
+            left = [image for image in images if image.split is None]
+            source.note(f"{len(left):,} images are in no split and are left out: {left[0].file}, ...")
         elif "train" not in given:
-            source.note("the source has no training pictures.")
-        return [picture for picture in pictures if picture.split], False
+            source.note("the source has no training images: --resplit (resplit=True) divides all images anew.")
+        return [image for image in images if image.split], False
     if given <= {"val", "test", None} and "val" in given:  # what is not val is there to train on
-        for picture in pictures:
-            picture.split = picture.split or "train"
-        return pictures, False
-    open_ = [i for i, picture in enumerate(pictures) if picture.split != "test"]
-    order = sorted(open_, key=lambda i: pictures[i].file)
-    items = [(keys[i], {box.name for box in pictures[i].boxes}) for i in order]
+        for image in images:
+            image.split = image.split or "train"
+        return images, False
+    open_ = [i for i, image in enumerate(images) if image.split != "test"]
+    order = sorted(open_, key=lambda i: images[i].file)
+    items = [(keys[i], {box.name for box in images[i].boxes}) for i in order]
     val = {order[i] for i in stratified(items, val_fraction, seed)}
     for i in open_:
-        pictures[i].split = "val" if i in val else "train"
-    if "train" in given:
-        source.note(f"the source has no val split: {len(val):,} pictures were taken from train.")
+        images[i].split = "val" if i in val else "train"
+    if "train" in given and val:
+        source.note(f"the source has no val split: {len(val):,} images were taken from train.")
     wanted = round(len(order) * val_fraction)
     if len(val) > max(wanted, 1):
-        source.note(f"val has {len(val):,} pictures instead of {wanted:,}, so that every class is in it.")
-    return pictures, True
+        source.note(f"val has {len(val):,} images instead of {wanted:,}: each class needs one.")
+    if val_fraction and order and not val:
+        why = "there is one image" if len({keys[i] for i in order}) == 1 else "each image is the only one of a class"
+        source.note(f"there is no val split, since {why}: training needs one, so label more images.")
+    return images, True
 
 
-def _no_leaks(source, pictures, keys):
-    """Without pictures whose content a stricter split has too: test keeps it, then val, then train."""
+def _no_leaks(source, images, keys):
+    """Without images whose content a stricter split has too: test keeps it, then val, then train."""
     strictest = {}
     rank = {None: 0, "train": 1, "val": 2, "test": 3}
-    for picture, key in zip(pictures, keys):
-        strictest[key] = max(strictest.get(key, 0), rank[picture.split])
-    kept = [i for i, (p, key) in enumerate(zip(pictures, keys)) if rank[p.split] == strictest[key]]
-    if len(kept) < len(pictures):
-        kept_files = {keys[i]: pictures[i].file for i in kept}
-        left = [i for i in range(len(pictures)) if rank[pictures[i].split] < strictest[keys[i]]]
-        shown = ", ".join(f"{pictures[i].file} (= {kept_files[keys[i]]})" for i in left[:3])
+    for image, key in zip(images, keys):
+        strictest[key] = max(strictest.get(key, 0), rank[image.split])
+    kept = [i for i, (p, key) in enumerate(zip(images, keys)) if rank[p.split] == strictest[key]]
+    if len(kept) < len(images):
+        kept_files = {keys[i]: images[i].file for i in kept}
+        left = [i for i in range(len(images)) if rank[images[i].split] < strictest[keys[i]]]
+        shown = ", ".join(f"{images[i].file} (= {kept_files[keys[i]]})" for i in left[:3])
         source.note(
-            f"{len(left):,} pictures are byte for byte in a stricter split too and left out of their own, so that "
-            f"nothing is tested on what was trained on: {shown}{', ...' if len(left) > 3 else ''}."
+            f"{len(left):,} images are byte for byte in a stricter split too and left out of their own, since "
+            f"nothing may be tested on what was trained on: {shown}{', ...' if len(left) > 3 else ''}."
         )
-    return [pictures[i] for i in kept], [keys[i] for i in kept]
+    return [images[i] for i in kept], [keys[i] for i in kept]
 
 
-def stratified(items, val_fraction, seed=0):
-    """The indices of ``items`` that go to val, as a set.
+def stratified(items: Sequence[tuple[Hashable, set[str]]], val_fraction: float, seed: int = 0) -> set[int]:
+    """The indices of ``items`` that go to val.
 
     Args:
         items: a list of ``(content, classes)``: items of equal ``content`` stay together; ``classes`` is a set of
-            names, empty for a picture without objects.
-        val_fraction: share of val, 0..1 (exclusive); val has ``round(n * val_fraction)`` pictures, at least one if
+            names, empty for an image without objects.
+        val_fraction: share of val, 0..1 (exclusive); val has ``round(n * val_fraction)`` images, at least one if
             it is above 0 and there are two. It gets a few more where it needs them to have every class.
         seed: the same seed and items give the same split.
 
-    A class that two pictures (of different content) have is on both sides, unless each of these is the only one of
-    another class; a class of one picture is in train.
+    A class that two images (of different content) have is on both sides, unless each of these is the only one of
+    another class; a class of one image is in train.
     """
-    groups = defaultdict(list)
+    by_content: dict[Hashable, list[int]] = defaultdict(list)
     for i, (content, _) in enumerate(items):
-        groups[content].append(i)
-    groups = list(groups.values())
+        by_content[content].append(i)
+    groups = list(by_content.values())
     random.Random(seed).shuffle(groups)
-    classes = [set().union(*(items[i][1] for i in group)) or {None} for group in groups]
+    classes = [set[str | None]().union(*(items[i][1] for i in group)) or {None} for group in groups]
     wanted = round(len(items) * val_fraction)
     if val_fraction == 0 or len(groups) < 2:
         return set()
@@ -95,14 +113,14 @@ def _choose(groups, classes, wanted, fraction):
         for name in names:
             having[name].append(g)
     left = {name: len(members) for name, members in having.items()}  # groups of a class that are in train
-    in_val, pictures, chosen = Counter(), 0, set()
+    in_val, size, chosen = Counter(), 0, set()
 
     def take(g):
-        nonlocal pictures
+        nonlocal size
         if g in chosen or any(left[name] < 2 for name in classes[g]):
             return False
         chosen.add(g)
-        pictures += len(groups[g])
+        size += len(groups[g])
         for name in classes[g]:
             left[name] -= 1
             in_val[name] += 1
@@ -115,11 +133,11 @@ def _choose(groups, classes, wanted, fraction):
     for name in rarest:  # then each its share
         share = round(len(having[name]) * fraction)
         for g in having[name]:
-            if in_val[name] >= share or pictures >= wanted:
+            if in_val[name] >= share or size >= wanted:
                 break
-            if pictures + len(groups[g]) <= wanted:
+            if size + len(groups[g]) <= wanted:
                 take(g)
     for g in range(len(groups)):  # rounding leaves some over
-        if pictures < wanted and pictures + len(groups[g]) <= wanted:
+        if size < wanted and size + len(groups[g]) <= wanted:
             take(g)
     return {i for g in chosen for i in groups[g]}

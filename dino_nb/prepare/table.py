@@ -47,6 +47,7 @@ class ImageRow:
             wrong: it is then guessed for all boxes of an annotation file together (`dino_nb.prepare.layout`).
         source: key of the annotation file.
         id: the source's own.
+        faulty: boxes of this image that could not be read.
     """
 
     file: str
@@ -57,6 +58,7 @@ class ImageRow:
     layout: str | None = "xyxy"
     source: str = ""
     id: Any = None
+    faulty: int = 0
     extra: dict | None = None
 
 

@@ -17,19 +17,19 @@ SIZE = (64, 48)
 PLAIN = {f"p{i}.png": (SIZE, [("cat", 4, 5, 20 + i, 30), ("dog", 30.5, 2.25, 60, 44)]) for i in range(4)}
 
 
-def put_picture(path, size=(64, 48), colour=(90, 120, 60)):
-    """Save a one-coloured picture."""
+def put_image(path, size=(64, 48), colour=(90, 120, 60)):
+    """Save a one-coloured image."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     return path
 
 
-def put_pictures(folder, names, size=(64, 48)):
-    """Pictures of different content: each path has a colour of its own."""
+def put_images(folder, names, size=(64, 48)):
+    """Images of different content: each path has a colour of its own."""
     for name in names:
         own = zlib.crc32(repr((str(folder), name)).encode()).to_bytes(4, "big")
-        put_picture(Path(folder) / name, size, tuple(own[:3]))
+        put_image(Path(folder) / name, size, tuple(own[:3]))
 
 
 def put(path, content):
@@ -154,8 +154,8 @@ def read_back(cocodir):
         names = {c["id"]: c["name"] for c in coco["categories"]}
         originals = {image["id"]: Path(image["original_file"]).name for image in own["images"]}
         for image in coco["images"]:
-            with Image.open(cocodir / f"{split}2017" / image["file_name"]) as picture:
-                assert picture.size == (image["width"], image["height"])
+            with Image.open(cocodir / f"{split}2017" / image["file_name"]) as opened:
+                assert opened.size == (image["width"], image["height"])
             assert originals[image["id"]] not in found
             found[originals[image["id"]]] = []
         for a in coco["annotations"]:
@@ -178,7 +178,7 @@ def faults(src, tmp_path, **options):
 
 
 def source(root, dataset=PLAIN, writer="coco", classes=("cat", "dog")):
-    put_pictures(root / "images", dataset)
+    put_images(root / "images", dataset)
     WRITERS[writer](root, dataset, list(classes))
     return root
 

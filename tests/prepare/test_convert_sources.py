@@ -18,7 +18,7 @@ from tests.prepare.annotation_writers import (
     digest,
     faults,
     put,
-    put_pictures,
+    put_images,
     read_back,
     source,
 )
@@ -40,13 +40,13 @@ def test_zip_and_tar_give_what_their_folder_gives(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_json_beside_a_folder_of_pictures_elsewhere(tmp_path):
-    put_pictures(tmp_path / "photos", PLAIN)
+def test_a_json_beside_a_folder_of_images_elsewhere(tmp_path):
+    put_images(tmp_path / "photos", PLAIN)
     labels = put(tmp_path / "labels" / "my.json", coco_dict(PLAIN, ["cat", "dog"]))
     assert "--images" in faults(labels, tmp_path)
     convert(labels, tmp_path / "o", images=tmp_path / "photos")
     assert read_back(tmp_path / "o") == {n: sorted(b) for n, (_, b) in PLAIN.items()}
-    with pytest.raises(UserError, match="no folder of pictures"):
+    with pytest.raises(UserError, match="no folder of images"):
         convert(labels, tmp_path / "p", images=tmp_path / "fotos")
 
 
@@ -67,12 +67,10 @@ def test_links_of_folders_are_followed_but_not_in_circles(tmp_path):
     assert len(read_back(tmp_path / "o")) == 4
 
 
-def test_pictures_without_annotation_are_told(tmp_path):
+def test_images_without_annotation_are_told(tmp_path):
     src = source(tmp_path / "s")
-    put_pictures(src / "images", ["extra.png"])
-    assert "1 pictures are in no annotation file and are left out: images/extra.png" in str(
-        convert(src, tmp_path / "o")
-    )
+    put_images(src / "images", ["extra.png"])
+    assert "1 images are in no annotation file and are left out: images/extra.png" in str(convert(src, tmp_path / "o"))
 
 
 def test_a_drive_link(tmp_path, fake_drive):
@@ -90,9 +88,9 @@ def test_a_drive_link(tmp_path, fake_drive):
 
 
 def test_a_missing_source_offers_the_nearest(tmp_path):
-    source(tmp_path / "pictures")
-    with pytest.raises(UserError, match="Did you mean 'pictures'"):
-        convert(tmp_path / "picturs", tmp_path / "o")
+    source(tmp_path / "images")
+    with pytest.raises(UserError, match="Did you mean 'images'"):
+        convert(tmp_path / "imges", tmp_path / "o")
 
 
 def test_a_png_header_of_enormous_size_is_refused(tmp_path):
@@ -115,7 +113,7 @@ def test_results_go_back_with_the_ids_of_the_source(tmp_path):
         a["category_id"] *= 10
     for category in document["categories"]:
         category["id"] *= 10
-    put_pictures(tmp_path / "s", PLAIN)
+    put_images(tmp_path / "s", PLAIN)
     put(tmp_path / "s/labels.json", document)
     convert(tmp_path / "s", tmp_path / "o")
     coco = coco_of(tmp_path / "o", "val")
@@ -152,7 +150,7 @@ def test_the_command(tmp_path, capsys):
     src = str(source(tmp_path / "s"))
     out = str(tmp_path / "o")
     assert main(["convert", src, out, "--val-fraction", "0.5", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["splits"]["val"]["pictures"] == 2
+    assert json.loads(capsys.readouterr().out)["splits"]["val"]["images"] == 2
     assert main(["convert", src, out]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main(["convert", src, out, "--format", "pdf"]) == 2

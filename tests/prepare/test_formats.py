@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.prepare.annotation_writers import PLAIN, SIZE, WRITERS, convert, faults, put_pictures, read_back
+from tests.prepare.annotation_writers import PLAIN, SIZE, WRITERS, convert, faults, put_images, read_back
 
 
 @st.composite
@@ -16,27 +16,27 @@ def datasets(draw):
     classes = draw(st.lists(names.map(str.strip).filter(bool), min_size=1, max_size=4, unique=True))
     classes = [name for name in classes if not name.isdigit()] or ["thing"]
     quarter = st.integers(0, 4 * 47).map(lambda v: v / 4)
-    pictures = {}
+    images = {}
     for i in range(draw(st.integers(2, 5))):
         boxes = []
         for _ in range(draw(st.integers(0, 4))):
             x1, y1 = draw(quarter), draw(quarter)
             x2 = min(x1 + 0.5 + draw(quarter), SIZE[0])
             boxes.append((draw(st.sampled_from(classes)), x1, y1, x2, min(y1 + 0.5 + draw(quarter), SIZE[1])))
-        pictures[f"picture_{i}.png"] = (SIZE, boxes)
-    pictures["picture_0.png"][1].append((classes[0], 1.0, 1.0, 9.5, 9.5))
-    return pictures, classes
+        images[f"image_{i}.png"] = (SIZE, boxes)
+    images["image_0.png"][1].append((classes[0], 1.0, 1.0, 9.5, 9.5))
+    return images, classes
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@example(data=({f"picture_{i}.png": (SIZE, [("shapes", 1.0, 1.0, 9.5, 9.5)]) for i in range(2)}, ["shapes"]))
+@example(data=({f"image_{i}.png": (SIZE, [("shapes", 1.0, 1.0, 9.5, 9.5)]) for i in range(2)}, ["shapes"]))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=datasets())
 def test_random_sets_survive_every_format(tmp_path, writer, data):
     dataset, classes = data
     src = Path(tempfile.mkdtemp(dir=tmp_path))
     out = src.with_suffix(".out")
-    put_pictures(src / "images", dataset)
+    put_images(src / "images", dataset)
     WRITERS[writer](src, dataset, classes)
     report = convert(src, out)
     assert report.format == writer.split()[0]
@@ -52,7 +52,7 @@ def test_random_sets_survive_every_format(tmp_path, writer, data):
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_the_format_is_found_and_may_be_said(tmp_path, writer):
-    put_pictures(tmp_path / "s" / "images", PLAIN)
+    put_images(tmp_path / "s" / "images", PLAIN)
     WRITERS[writer](tmp_path / "s", PLAIN, ["cat", "dog"])
     found = convert(tmp_path / "s", tmp_path / "a")
     said = convert(tmp_path / "s", tmp_path / "b", format=writer.split()[0])

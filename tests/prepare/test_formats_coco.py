@@ -11,13 +11,13 @@ from tests.prepare.annotation_writers import (
     convert,
     faults,
     put,
-    put_pictures,
+    put_images,
     read_back,
 )
 
 
 def coco_source(root, change=lambda document: None, **options):
-    put_pictures(root, PLAIN)
+    put_images(root, PLAIN)
     document = coco_dict(PLAIN, ["cat", "dog"], **options)
     change(document)
     put(root / "labels.json", document)
@@ -40,7 +40,7 @@ def test_coco_zero_based_ids_with_gaps_and_text_ids(tmp_path):
 
 def roboflow(root, placeholder_used=False):
     for split, names in (("train", ["a.png", "b.png", "c.png"]), ("valid", ["a.png", "d.png"]), ("test", ["e.png"])):
-        put_pictures(root / split, [f"{split}_{n}" for n in names], size=(64, 40 + len(split)))
+        put_images(root / split, [f"{split}_{n}" for n in names], size=(64, 40 + len(split)))
         dataset = {
             f"{split}_{n}": ((64, 40 + len(split)), [("WBC", 1, 2, 30, 31), ("RBC", 5, 6, 9, 12)]) for n in names
         }
@@ -55,7 +55,7 @@ def roboflow(root, placeholder_used=False):
 
 def test_roboflow_splits_and_placeholder_class(tmp_path):
     report = convert(roboflow(tmp_path / "s"), tmp_path / "o")
-    assert {s: n["pictures"] for s, n in report.splits.items()} == {"train": 3, "val": 2, "test": 1}
+    assert {s: n["images"] for s, n in report.splits.items()} == {"train": 3, "val": 2, "test": 1}
     assert list(report.classes) == ["RBC", "WBC"] and not report.own_split
     assert "placeholder category 0 'cells'" in str(report)
     assert "has the id" not in str(report)
@@ -70,11 +70,11 @@ def test_coco_a_json_a_split_beside_other_files(tmp_path):
     src = tmp_path / "s"
     for i, split in enumerate(("train", "val")):
         data = {f"{split}{n}.png": (SIZE, [("cat", 1, 1, 9 + n, 9)]) for n in range(2 + i)}
-        put_pictures(src / f"{split}2017", data, size=(64, 48 + i))
+        put_images(src / f"{split}2017", data, size=(64, 48 + i))
         put(src / "annotations" / f"instances_{split}2017.json", coco_dict(data, ["cat"]))
         put(src / "annotations" / f"captions_{split}2017.json", {"images": [], "annotations": [{"caption": "x"}]})
     report = convert(src, tmp_path / "o")
-    assert {s: n["pictures"] for s, n in report.splits.items()} == {"train": 2, "val": 3}
+    assert {s: n["images"] for s, n in report.splits.items()} == {"train": 2, "val": 3}
 
 
 def test_coco_keeps_crowds_and_given_areas(tmp_path):
@@ -96,8 +96,8 @@ def test_coco_keeps_crowds_and_given_areas(tmp_path):
         (lambda d: d["annotations"][1].update(image_id=99), "annotations[1] (id 2): image_id 99"),
         (lambda d: d["annotations"][1].update(category_id=9), "annotations[1] (id 2): category_id 9"),
         (lambda d: d["images"][1].update(id=1), "images[1]: image id 1 is there twice"),
-        (lambda d: d["images"][3].update(file_name="p33.png"), "images[3]: there is no picture 'p33.png'"),
-        (lambda d: d["images"][3].update(file_name="../../etc/passwd.png"), "there is no picture"),
+        (lambda d: d["images"][3].update(file_name="p33.png"), "images[3]: there is no image 'p33.png'"),
+        (lambda d: d["images"][3].update(file_name="../../etc/passwd.png"), "there is no image"),
         (lambda d: d["images"][3].pop("file_name"), "images[3]: an image needs"),
         (lambda d: d["categories"][1].update(id=1), "categories[1]: category id 1 is there twice"),
         (lambda d: d.pop("categories"), "labels.json: the list 'categories' is missing"),
@@ -126,12 +126,12 @@ def test_coco_corners_and_fractions_in_place_of_xywh_are_noticed(tmp_path):
     assert read_back(tmp_path / "p") == {n: sorted(b) for n, (_, b) in PLAIN.items()}
 
 
-def test_one_json_of_pictures_in_folders_of_splits(tmp_path):
+def test_one_json_of_images_in_folders_of_splits(tmp_path):
     dataset = {f"{split}/{i}.png": (SIZE, [("cat", 1, 1, 9, 9)]) for split in ("train", "val") for i in range(3)}
-    put_pictures(tmp_path / "s", dataset)
+    put_images(tmp_path / "s", dataset)
     put(tmp_path / "s/all.json", coco_dict(dataset, ["__background__", "cat"], first_id=0))
     report = convert(tmp_path / "s", tmp_path / "o")
-    assert not report.own_split and report.splits["val"]["pictures"] == 3
+    assert not report.own_split and report.splits["val"]["images"] == 3
     assert list(report.classes) == ["cat"]
 
 

@@ -10,14 +10,14 @@ from tests.prepare.annotation_writers import (
     convert,
     faults,
     put,
-    put_picture,
-    put_pictures,
+    put_image,
+    put_images,
     read_back,
 )
 
 
 def test_labelme_shapes(tmp_path):
-    put_pictures(tmp_path / "s", PLAIN)
+    put_images(tmp_path / "s", PLAIN)
     shapes = [
         {"label": "wheel", "points": [[20, 20], [23, 24]], "shape_type": "circle"},
         {"label": "kite", "points": [[30, 10], [40, 5], [50, 30]], "shape_type": "polygon"},
@@ -41,7 +41,7 @@ def test_labelme_shapes(tmp_path):
 
 def test_cvat_shapes_subsets_and_tracks(tmp_path):
     src = tmp_path / "s"
-    put_pictures(src / "images", ["a.png", "b.png"])
+    put_images(src / "images", ["a.png", "b.png"])
     shapes = (
         '<polygon label="kite" points="30.0,10.0;40.0,5.0;50.0,30.0"/>'
         '<ellipse label="ring" cx="20" cy="20" rx="5" ry="3"/>'
@@ -54,7 +54,7 @@ def test_cvat_shapes_subsets_and_tracks(tmp_path):
     )
     put(src / "annotations.xml", f"<!-- CVAT --><annotations>{images}</annotations>")
     report = convert(src, tmp_path / "o")
-    assert report.splits["val"]["pictures"] == 1 and not report.own_split
+    assert report.splits["val"]["images"] == 1 and not report.own_split
     found = read_back(tmp_path / "o")["a.png"]
     assert [b[0] for b in found] == ["kite", "kite", "ring", "ring"]
     assert [b[1:] for b in found] == [
@@ -75,14 +75,14 @@ CSVS = {
     "open images": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n"
     "{n},x,cat,1,0.0625,0.3125,0.10416667,0.625\n",
     "from zero": "img,x0,y0,x1,y1,name\n{n}.png,4,5,20,30,cat\n",
-    "other name": "picture,beast,left,top,right,bottom\n{n}.png,cat,4,5,20,30\n",
+    "other name": "image,beast,left,top,right,bottom\n{n}.png,cat,4,5,20,30\n",
     "other order": "ymax,xmax,ymin,xmin,class,filename\n30,20,5,4,cat,{n}.png\n",
 }
 
 
 @pytest.mark.parametrize("kind", CSVS)
 def test_csv_columns_in_any_spelling_and_order(tmp_path, kind):
-    put_pictures(tmp_path / "s/images", ["p0.png", "p1.png"])
+    put_images(tmp_path / "s/images", ["p0.png", "p1.png"])
     head, _, row = CSVS[kind].rpartition("\n")[0].rpartition("\n")
     rows = "\n".join([*([head] if head else []), row.format(n="p0"), row.format(n="p1")])
     (tmp_path / "s/t.csv").write_text("\ufeff" + rows + "\r\n", encoding="utf-8")
@@ -93,11 +93,11 @@ def test_csv_columns_in_any_spelling_and_order(tmp_path, kind):
 
 
 def test_csv_splits_by_column(tmp_path):
-    put_pictures(tmp_path / "s", ["p0.png", "p1.png", "p2.png"])
+    put_images(tmp_path / "s", ["p0.png", "p1.png", "p2.png"])
     rows = [f"p{i}.png,{s},cat,1,2,30,40" for i, s in enumerate(("TRAIN", "validation", "test"))]
     put(tmp_path / "s/t.csv", "\n".join(["filename,split,class,x1,y1,x2,y2", *rows]))
     report = convert(tmp_path / "s", tmp_path / "o")
-    assert {s: n["pictures"] for s, n in report.splits.items()} == {"train": 1, "val": 1, "test": 1}
+    assert {s: n["images"] for s, n in report.splits.items()} == {"train": 1, "val": 1, "test": 1}
 
 
 @pytest.mark.parametrize(
@@ -108,26 +108,26 @@ def test_csv_splits_by_column(tmp_path):
         ("p1.png,1,2,3,inf,cat", "t.csv:3: the box needs four finite numbers"),
         ("p1.png,1,2,3,,cat", "t.csv:3: the box needs four finite numbers"),
         ("p1.png,1,2,3,4,", "t.csv:3: the row names no class"),
-        ("q.png,1,2,3,4,cat", "t.csv:3: there is no picture 'q.png'"),
-        (",1,2,3,4,cat", "t.csv:3: the row names no picture"),
+        ("q.png,1,2,3,4,cat", "t.csv:3: there is no image 'q.png'"),
+        (",1,2,3,4,cat", "t.csv:3: the row names no image"),
     ],
 )
 def test_csv_faults_name_the_row(tmp_path, row, said):
-    put_pictures(tmp_path / "s", ["p0.png", "p1.png"])
+    put_images(tmp_path / "s", ["p0.png", "p1.png"])
     rows = ["filename,xmin,ymin,xmax,ymax,class", "p0.png,1,2,30,40,cat", row]
     put(tmp_path / "s/t.csv", "\n".join(rows))
     assert said in faults(tmp_path / "s", tmp_path)
 
 
 def test_csv_with_an_endless_quote_is_told(tmp_path):
-    put_pictures(tmp_path / "s", ["p0.png", "p1.png"])
+    put_images(tmp_path / "s", ["p0.png", "p1.png"])
     rows = ["filename,xmin,ymin,xmax,ymax,class", "p0.png,1,2,30,40,cat", 'p1.png,1,2,30,40,"' + "x" * 200_000]
     put(tmp_path / "s/t.csv", "\n".join(rows))
     assert "t.csv:3: cannot be read as CSV from here on" in faults(tmp_path / "s", tmp_path)
 
 
 def test_csv_without_class_or_with_unknown_columns(tmp_path):
-    put_pictures(tmp_path / "s", ["p0.png", "p1.png"])
+    put_images(tmp_path / "s", ["p0.png", "p1.png"])
     put(tmp_path / "s/t.csv", "filename,xmin,ymin,xmax,ymax\np0.png,1,2,30,40\np1.png,1,2,30,40\n")
     assert "--classes NAME" in faults(tmp_path / "s", tmp_path)
     assert list(convert(tmp_path / "s", tmp_path / "o", class_names="wheat").classes) == ["wheat"]
@@ -136,8 +136,8 @@ def test_csv_without_class_or_with_unknown_columns(tmp_path):
 
 
 def test_same_name_in_two_folders_needs_a_path(tmp_path):
-    put_picture(tmp_path / "s/a/x.png", colour=(1, 1, 1))
-    put_picture(tmp_path / "s/b/x.png", colour=(2, 2, 2))
+    put_image(tmp_path / "s/a/x.png", colour=(1, 1, 1))
+    put_image(tmp_path / "s/b/x.png", colour=(2, 2, 2))
     put(tmp_path / "s/t.csv", "filename,xmin,ymin,xmax,ymax,class\nx.png,1,2,30,40,cat\n")
     assert "may be a/x.png or b/x.png" in faults(tmp_path / "s", tmp_path)
     put(tmp_path / "s/t.csv", "filename,xmin,ymin,xmax,ymax,class\na/x.png,1,2,30,40,cat\nb/x.png,1,2,33,40,cat\n")
@@ -150,7 +150,7 @@ def test_same_name_in_two_folders_needs_a_path(tmp_path):
 
 
 def test_no_annotations_at_all_lists_what_is_there(tmp_path):
-    put_pictures(tmp_path / "s", ["p0.png", "p1.png"])
+    put_images(tmp_path / "s", ["p0.png", "p1.png"])
     (tmp_path / "s" / "notes.md").write_text("hello")
     text = faults(tmp_path / "s", tmp_path)
     assert "2 .png" in text and "coco, cvat, voc" in text

@@ -9,22 +9,22 @@ from tests.prepare.annotation_writers import (
     convert,
     faults,
     put,
-    put_picture,
-    put_pictures,
+    put_image,
+    put_images,
     read_back,
     voc_xml,
 )
 
 
 def voc_source(root):
-    put_pictures(root / "JPEGImages", PLAIN)
+    put_images(root / "JPEGImages", PLAIN)
     WRITERS["voc"](root, PLAIN, None)
     return root
 
 
 def test_voc_without_image_sets_is_divided_here(tmp_path):
     report = convert(voc_source(tmp_path / "s"), tmp_path / "o")
-    assert report.own_split and report.splits["val"]["pictures"] == 1
+    assert report.own_split and report.splits["val"]["images"] == 1
 
 
 def test_voc_trainval_and_test_lists(tmp_path):
@@ -33,7 +33,7 @@ def test_voc_trainval_and_test_lists(tmp_path):
     put(src / "ImageSets/Main/test.txt", "p3\n")
     put(src / "ImageSets/Main/cat_trainval.txt", "p0 1\np1 -1\n")
     report = convert(src, tmp_path / "o")
-    assert {s: n["pictures"] for s, n in report.splits.items()} == {"train": 2, "val": 1, "test": 1}
+    assert {s: n["images"] for s, n in report.splits.items()} == {"train": 2, "val": 1, "test": 1}
 
 
 def test_voc_renamed_together_with_a_stale_filename(tmp_path):
@@ -80,16 +80,16 @@ def test_yolo_data_yaml_as_roboflow_writes_it(tmp_path):
     src = tmp_path / "s"
     for i, (split, count) in enumerate((("train", 3), ("valid", 2), ("test", 1))):
         names = [f"{split}{n}.jpg" for n in range(count)]
-        put_pictures(src / split / "images", names, size=(64, 40 + i))
+        put_images(src / split / "images", names, size=(64, 40 + i))
         for name in names:
             put(src / split / "labels" / f"{name[:-4]}.txt", "1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.3 0.1 0.3 0.4 0.1 0.4\n")
     put(
         src / "data.yaml",
         "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\nnames: [cat, 'no']\n",
     )
-    put_picture(src / "train/images/background.jpg", colour=(1, 2, 3))
+    put_image(src / "train/images/background.jpg", colour=(1, 2, 3))
     report = convert(src, tmp_path / "o")
-    assert {s: n["pictures"] for s, n in report.splits.items()} == {"train": 4, "val": 2, "test": 1}
+    assert {s: n["images"] for s, n in report.splits.items()} == {"train": 4, "val": 2, "test": 1}
     assert report.splits["train"]["empty"] == 1 and list(report.classes) == ["cat", "no"]
     assert "taken as background" in str(report)
     assert read_back(tmp_path / "o")["test0.jpg"] == [
@@ -100,18 +100,18 @@ def test_yolo_data_yaml_as_roboflow_writes_it(tmp_path):
 
 def test_yolo_list_files_and_numbered_names(tmp_path):
     src = tmp_path / "s"
-    put_pictures(src / "images", [f"{i}.png" for i in range(4)])
+    put_images(src / "images", [f"{i}.png" for i in range(4)])
     for i in range(4):
         put(src / "labels" / f"{i}.txt", "0 0.5 0.5 0.5 0.5")
     put(src / "train.txt", "/content/set/images/0.png\n/content/set/images/1.png\n./images/2.png\n")
     put(src / "val.txt", "images/3.png\n")
     put(src / "my.yaml", "path: /content/set\ntrain: train.txt\nval: val.txt\nnames:\n  0: person\n")
     report = convert(src, tmp_path / "o")
-    assert {s: n["pictures"] for s, n in report.splits.items()} == {"train": 3, "val": 1}
+    assert {s: n["images"] for s, n in report.splits.items()} == {"train": 3, "val": 1}
 
 
 def yolo_source(root):
-    put_pictures(root / "images", PLAIN)
+    put_images(root / "images", PLAIN)
     WRITERS["yolo"](root, PLAIN, ["cat", "dog"])
     return root
 
@@ -144,10 +144,10 @@ def test_yolo_without_names_says_what_to_do(tmp_path):
     assert list(convert(src, tmp_path / "o", class_names="cat,dog").classes) == ["cat", "dog"]
 
 
-def test_yolo_label_without_picture(tmp_path):
+def test_yolo_label_without_image(tmp_path):
     src = yolo_source(tmp_path / "s")
     (src / "images/p2.png").unlink()
-    assert "labels/p2.txt: there is no picture" in faults(src, tmp_path)
+    assert "labels/p2.txt: there is no image" in faults(src, tmp_path)
 
 
 def test_yaml_cannot_run_code_and_its_errors_have_lines(tmp_path):

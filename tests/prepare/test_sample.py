@@ -30,9 +30,9 @@ def test_the_coco_form_is_a_finished_cocodir(tmp_path):
         assert {a["category_id"] for a in coco["annotations"]} == {1, 2, 3, 4, 5}
         sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"]}
         for image in coco["images"]:
-            with Image.open(folder / f"{split}2017" / image["file_name"]) as picture:
-                assert picture.size == sizes[image["id"]]
-                assert 160 <= picture.width <= 240 and 128 <= picture.height <= 200
+            with Image.open(folder / f"{split}2017" / image["file_name"]) as opened:
+                assert opened.size == sizes[image["id"]]
+                assert 160 <= opened.width <= 240 and 128 <= opened.height <= 200
         for a in coco["annotations"]:
             x, y, w, h = a["bbox"]
             width, height = sizes[a["image_id"]]

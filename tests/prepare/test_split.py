@@ -23,7 +23,7 @@ def test_no_content_on_both_sides_and_no_class_only_in_val(items, fraction, seed
 
 @settings(max_examples=200, deadline=None)
 @given(labels=st.lists(st.sets(st.sampled_from("abcde"), max_size=3), min_size=2, max_size=60))
-def test_each_class_of_two_pictures_is_on_both_sides(labels):
+def test_each_class_of_two_images_is_on_both_sides(labels):
     val = stratified(list(enumerate(labels)), 0.2)
     counts = Counter(name for names in labels for name in names)
     bound = {i for i, names in enumerate(labels) if any(counts[name] == 1 for name in names)}  # must be in train
@@ -35,7 +35,7 @@ def test_each_class_of_two_pictures_is_on_both_sides(labels):
 
 
 def _pinned(members, labels, val):
-    """Whether each picture of a class is the last one in train of some other class."""
+    """Whether each image of a class is the last one in train of some other class."""
     train = Counter(name for i, names in enumerate(labels) if i not in val for name in names)
     return all(any(train[name] == 1 for name in labels[i]) for i in members)
 
@@ -48,7 +48,7 @@ def test_shares_are_those_of_the_whole():
     assert val != stratified(items, 0.2, seed=4)
 
 
-def test_val_grows_where_few_pictures_hold_many_classes():
+def test_val_grows_where_few_images_hold_many_classes():
     items = [(i, {f"class {i % 5}"}) for i in range(10)]
     assert len(stratified(items, 0.1)) == 5
 

@@ -2,146 +2,143 @@
 
 import posixpath
 import re
+from typing import Any
 
-from dino_nb.prepare.formats.boxes import as_corners
-from dino_nb.prepare.formats.source import Box, Labels, Picture, bounds, class_name, finite, split_of
+from dino_nb.data.coco_file import CocoFile, Problem, brief, id_of, number, parse_coco
+from dino_nb.prepare.formats.source import SHOWN, Options, Source, class_name, image_size, split_of
+from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 _SHAPES = re.compile(r'"shapes"\s*:\s*\[')  # LabelMe's
 _ROBOFLOW = "_annotations.coco"
+# what a conversion puts right by itself, without a word
+_HARMLESS = {"json-bom", "id-type", "annotation-duplicate-ids", "image-size-missing", "missing-area"}
+_HARMLESS |= {"missing-iscrowd", "box-derived"}
 
 
-def find(source):
+def find(source: Source) -> list[str]:
     """Keys of the COCO files; of the published set's many only ``instances_*``."""
     found = []
     for key in source.ending(".json"):
         head = source.head(key)
-        if (_KEYS.search(head) and not _SHAPES.search(head)) or _ROBOFLOW in key:
+        if (_KEYS.search(head) and not _SHAPES.search(head) and head.lstrip()[:1] == "{") or _ROBOFLOW in key:
             found.append(key)
     instances = [key for key in found if posixpath.basename(key).startswith("instances_")]
     return instances or found
 
 
-def read(source, files, options):
-    """`Labels` of all ``files``; categories are joined by name, in order of their ids."""
+def read(source: Source, files: list[str], options: Options) -> Annotations:
+    """All ``files``; categories are joined by name, in order of their ids."""
     splits = {key: split_of(key, is_file=True) for key in files}
     if any(splits.values()) and not all(splits.values()):
         left = [key for key in files if splits[key] is None]
         files = [key for key in files if splits[key]]
-        source.note(f"{', '.join(left)} left out: {', '.join(files)} hold the splits.")
-    documents = [(key, _document(source, key)) for key in files]
-    documents = [(key, document) for key, document in documents if document]
-    used = {str(a.get("category_id")) for _, d in documents for a in d["annotations"] if isinstance(a, dict)}
-    categories, pictures = {}, []
-    for key, document in documents:
-        names = _names(source, key, document, used)
+        source.note(f"{', '.join(left[:5])} left out: {', '.join(files[:5])} hold the splits.")
+    parsed = {key: coco for key in files if (coco := _parsed(source, key)).document is not None}
+    predicted = [key for key, coco in parsed.items() if _has_scores(coco)]
+    if predicted:
+        alone = len(predicted) == len(parsed)
+        how = "read, but they may be predictions, not annotations" if alone else "left out as predictions"
+        source.note(f"{', '.join(predicted[:5])}: the boxes have scores: {how}.")
+        parsed = parsed if alone else {key: coco for key, coco in parsed.items() if key not in predicted}
+    used = {list(coco.categories)[c] for coco in parsed.values() for c in set(coco.category.tolist())}
+    categories: dict[str, Any] = {}
+    images: list[ImageRow] = []
+    for key, coco in parsed.items():
+        names = _names(source, key, coco, used)
         for name, original in names.values():
             if categories.setdefault(name, original) != original:
-                source.note(f"{key} gives class {name!r} the id {original!r}, another file {categories[name]!r}.")
-        pictures += _pictures(source, key, document, names, splits[key], options.box_format)
-    return Labels(pictures, categories)
+                both = f"{brief(original)}, another file {brief(categories[name])}"
+                source.note(f"{key} gives class {name!r} the id {both}.")
+        images += _images(source, key, coco, names, splits[key], options.box_format)
+    return Annotations(images, categories)
 
 
-def _document(source, key):
-    document = source.json(key)
-    if document is None:
-        return None
-    if not isinstance(document, dict):
-        source.fault(key, f"a COCO file is an object with images and annotations, not a {type(document).__name__}.")
-        return None
-    document.setdefault("annotations", [])
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(document.get(part), list):
-            source.fault(key, f"the list {part!r} is missing: this is not a whole COCO file.")
-            return None
-    return document
+def _parsed(source: Source, key: str) -> CocoFile:
+    loose = 0
 
+    def tell(problem: Problem) -> None:
+        nonlocal loose
+        if problem.section is None and problem.kind == "json-encoding":
+            if problem.row:
+                text = f"{problem.text}; the file is read as Windows-1252"
+                source.json_fault(key, problem.row, text, source.note_at)
+        elif problem.section is None and problem.kind != "json-bom":
+            source.json_fault(key, problem.row, problem.text.removeprefix("it is not a COCO file: "))
+        elif problem.kind == "id-mismatch":
+            loose += 1
+        elif problem.kind not in _HARMLESS:
+            line = problem.line() if source.fault_count < SHOWN else None
+            place = f"{key}:{line}" if line else key
+            source.fault(f"{place}, {_entry(problem)}", f"{problem.text.rstrip('.')}.")
 
-def _names(source, key, document, used):
-    """``{str(id): (name, id)}``, ids rising, without a placeholder class."""
-    names, entries = {}, []
-    for i, entry in enumerate(document["categories"]):
-        name = class_name(entry.get("name")) if isinstance(entry, dict) else ""
-        if not name or "id" not in entry:
-            source.fault(f"{key}, categories[{i}]", "a category needs an id and a name.")
-        elif str(entry["id"]) in names:
-            source.fault(f"{key}, categories[{i}]", f"category id {entry['id']!r} is there twice.")
-        else:
-            names[str(entry["id"])] = (name, entry["id"])
-            entries.append(entry)
-    for entry in entries:
-        if _is_placeholder(entry, entries, _ROBOFLOW in key) and "0" not in used:
-            name, original = names.pop(str(entry["id"]))
-            source.note(f"{key}: placeholder category {original!r} {name!r} has no annotations and is left out.")
-    seen = {}
-    for name, original in names.values():
-        if name in seen:
-            source.note(f"{key}: categories {seen[name]!r} and {original!r} are both named {name!r} and become one.")
-        seen.setdefault(name, original)
-    return dict(sorted(names.items(), key=lambda item: (not item[0].lstrip("-").isdigit(), _as_number(item[0]))))
-
-
-def _is_placeholder(entry, entries, roboflow):
-    """Roboflow lists the project as class 0, above the real ones; others a background."""
-    if str(entry["id"]) != "0" or len(entries) < 2:
-        return False
-    background = str(entry.get("name")).strip().strip("_").lower() in ("background", "placeholder", "none")
-    return roboflow or background or all(e.get("supercategory") == entry.get("name") for e in entries if e is not entry)
-
-
-def _as_number(text):
-    return (int(text), "") if text.lstrip("-").isdigit() else (0, text)
-
-
-def _pictures(source, key, document, names, split, box_format):
-    pictures, loose = {}, 0
-    for i, entry in enumerate(document["images"]):
-        where = f"{key}, images[{i}]"
-        name = entry.get("file_name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name or "id" not in entry:
-            source.fault(where, "an image needs an id and a file_name.")
-            continue
-        if str(entry["id"]) in pictures:
-            source.fault(where, f"image id {entry['id']!r} is there twice: give each picture its own.")
-            continue
-        file = source.find_image(name, near=key, where=where, split=split)
-        size = finite((entry.get("width"), entry.get("height")), 2)
-        size = tuple(map(int, size)) if size and min(size) > 0 else None
-        pictures[str(entry["id"])] = file and Picture(file, where, [], split, size, id=entry["id"])
-    for i, entry in enumerate(document["annotations"]):
-        where = f"{key}, annotations[{i}]"
-        if not isinstance(entry, dict):
-            source.fault(where, "an annotation is an object.")
-            continue
-        where += f" (id {entry['id']!r})" if "id" in entry else ""
-        image, category = str(entry.get("image_id")), str(entry.get("category_id"))
-        box = _box(source, entry, where)
-        if image not in pictures:
-            source.fault(where, f"image_id {entry.get('image_id')!r} is not among the images.")
-        elif category not in names:
-            source.fault(where, f"category_id {entry.get('category_id')!r} is not among the categories.")
-        elif box and pictures[image]:
-            area = finite([entry.get("area")], 1)
-            crowd = int(entry.get("iscrowd") in (1, True, "1"))
-            box = Box(names[category][0], *box, where, crowd, area and area[0], entry.get("id"))
-            pictures[image].boxes.append(box)
-            loose += not isinstance(entry["image_id"], type(pictures[image].id))
+    coco = parse_coco(source.paths[key], tell, label=key, needs_annotations=False)
     if loose:
         source.note(f"{key}: {loose:,} annotations write ids as text where others are numbers; they were matched.")
-    found = [picture for picture in pictures.values() if picture]
-    return as_corners(key, found, box_format)
+    return coco
 
 
-def _box(source, entry, where):
-    """``[a, b, c, d]`` as written; from the polygons where there is no box."""
-    box = finite(entry.get("bbox") or (), 4)
-    polygons = entry.get("segmentation")
-    if box is None and not entry.get("bbox") and isinstance(polygons, list):
-        flat = [v for polygon in polygons if isinstance(polygon, list) for v in polygon]
-        flat = finite(flat, len(flat) // 2 * 2)
-        if flat:
-            x1, y1, x2, y2 = bounds(zip(flat[::2], flat[1::2]))
-            box = [x1, y1, x2 - x1, y2 - y1]
-    if box is None:
-        source.fault(where, f"bbox must be four finite numbers x, y, width, height, not {entry.get('bbox')!r}.")
-    return box
+def _entry(problem: Problem) -> str:
+    own = problem.file.record(problem.section or "", problem.row).get("id")
+    id = f" (id {brief(own)})" if own is not None and problem.section == "annotations" else ""
+    return f"{problem.section}[{problem.row}]{id}"
+
+
+def _has_scores(coco: CocoFile) -> bool:
+    return any("score" in coco.record("annotations", row) for row in coco.rows[:20].tolist())
+
+
+def _names(source: Source, key: str, coco: CocoFile, used: set) -> dict[Any, tuple[str, Any]]:
+    """``{id: (name, id as written)}``, ids rising, without a placeholder class."""
+    entries = (coco.document or {})["categories"]
+    records = {id_of(e.get("id"))[0]: e for e in reversed(entries) if isinstance(e, dict)}
+    names = {id: (class_name(name), records[id]["id"]) for id, name in coco.categories.items()}
+    if 0 in names and 0 not in used and _is_placeholder(records, _ROBOFLOW in key):
+        name, original = names.pop(0)
+        source.note(f"{key}: placeholder category {original!r} {name!r} has no annotations and is left out.")
+    seen: dict[str, Any] = {}
+    for name, original in names.values():
+        if name in seen:
+            ids = f"{brief(seen[name])} and {brief(original)}"
+            source.note(f"{key}: categories {ids} are both named {name!r} and become one.")
+        seen.setdefault(name, original)
+    return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+
+def _is_placeholder(records: dict, roboflow: bool) -> bool:
+    """Roboflow lists the project as class 0, above the real ones; others a background."""
+    if len(records) < 2:
+        return False
+    own = records[0].get("name")
+    background = str(own).strip().strip("_").lower() in ("background", "placeholder", "none")
+    return roboflow or background or all(r.get("supercategory") == own for id, r in records.items() if id != 0)
+
+
+def _images(
+    source: Source, key: str, coco: CocoFile, names: dict, split: str | None, box_format: str | None
+) -> list[ImageRow]:
+    rows: list[ImageRow | None] = []
+    for row, name, (width, height) in zip(coco.image_rows, coco.image_names, coco.image_sizes.tolist()):
+        where = f"{key}, images[{row}]"
+        file = source.find_image(name, near=key, where=where, split=split)
+        id, size = coco.record("images", row)["id"], image_size(width, height)
+        rows.append(ImageRow(file, where, [], split, size, box_format, key, id) if file else None)
+    found = [row for row in rows if row]
+    classes = list(coco.categories)
+    around: dict[int, ImageRow] = {}
+    columns = (coco.rows, coco.image, coco.category, coco.crowd, coco.derived, coco.boxes)
+    for row, image, category, crowd, derived, (x, y, w, h) in zip(*(column.tolist() for column in columns)):
+        target = rows[image]
+        if target is None:
+            continue
+        if derived and box_format:  # from polygons: x, y, width, height whatever the boxes of this file are
+            if image not in around:
+                around[image] = ImageRow(target.file, target.where, [], split, target.size, "xywh", key, target.id)
+            target = around[image]
+        record = coco.record("annotations", row)
+        where = f"{key}, annotations[{row}]" + (f" (id {brief(record['id'])})" if "id" in record else "")
+        box_name = names.get(classes[category])
+        if box_name:
+            area = number(record.get("area"))
+            target.boxes.append(BoxRow(box_name[0], x, y, w, h, where, int(crowd), area, record.get("id")))
+    return found + list(around.values())

@@ -14,6 +14,8 @@ _LABEL = (
 )
 _LABEL += " type species name target classid categoryid labelid"
 _SPLIT = "split subset set partition usage"
+_CROWD = "isgroupof iscrowd"
+_SCORE = "confidence score probability prob conf"
 _SIDES = {  # what a column of coordinates holds
     "xmin": "xmin x1 left xtl minx xleft xl startx xstart",
     "ymin": "ymin y1 top ytl miny ytop yt starty ystart",
@@ -39,30 +41,33 @@ class Columns:
 
     file: int
     label: int | None
-    box: list
+    box: list[int]
     form: str
-    size: list | None = None
+    size: list[int] | None = None
     split: int | None = None
+    crowd: int | None = None
+    score: int | None = None
     guessed: bool = False
 
     @property
-    def last(self):
-        """The highest index in use."""
+    def last(self) -> int:
+        """The highest index that a row must have."""
         return max(i for i in (self.file, self.label, self.split, *self.box, *(self.size or ())) if i is not None)
 
-    def describe(self):
-        """Such as ``file in column 1, class in column 6, box in columns 2, 3, 4, 5``."""
+    def describe(self) -> str:
+        """Such as ``file in column 1, class in column 6, x1, y1, x2, y2 in columns 2, 3, 4, 5``."""
         box = ", ".join(str(i + 1) for i in self.box)
         label = "no class" if self.label is None else f"class in column {self.label + 1}"
-        return f"file in column {self.file + 1}, {label}, corners in columns {box}"
+        sides = "x1, y1, x2, y2" if self.form == "xyxy" else "x, y, width, height"
+        return f"file in column {self.file + 1}, {label}, {sides} in columns {box}"
 
 
-def find_columns(rows):
-    """`Columns` of a CSV by its first rows (lists of cells), or None if they are no boxes of pictures."""
+def find_columns(rows: list[list[str]]) -> Columns | None:
+    """`Columns` of a CSV by its first rows (lists of cells), or None if they are no boxes of images."""
     if not rows:
         return None
     head, body = rows[0], rows[1:]
-    if sum(map(_is_number, head)) >= 4:
+    if sum(map(_is_number, head)) >= 4 or any(map(is_image, head)):  # an image without a box may come first
         return _without_names(rows)
     names = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in head]
     box, form = _box(names)
@@ -74,7 +79,7 @@ def find_columns(rows):
         size = [_first(names, words, free) for words in _SIZE]
         size = size if None not in size else None
     free = [i for i in free if i not in (size or ())]
-    split = _first(names, _SPLIT, free)
+    split, crowd, score = (_first(names, words, free) for words in (_SPLIT, _CROWD, _SCORE))
     file = _first(names, _FILE, free)
     if file is None:
         file = next((i for i in free if body and all(len(r) > i and is_image(r[i]) for r in body)), None)
@@ -85,7 +90,7 @@ def find_columns(rows):
     if label is None:
         texts = [i for i in free if names[i] not in _IGNORED.split() and _is_text(body, i)]
         label = texts[0] if len(texts) == 1 else None
-    return Columns(file, label, box, form, size, split)
+    return Columns(file, label, box, form, size, split, crowd, score)
 
 
 def _box(names):
@@ -122,10 +127,12 @@ def _first(names, words, free):
 
 
 def _without_names(rows):
-    """Columns by what stands in them: a picture's name, four numbers, a class."""
-    width = min(map(len, rows))
+    """Columns by what stands in them: an image's name, four numbers, a class."""
+    width = max(map(len, rows))
+    rows = [row for row in rows if len(row) == width]
     file = next((i for i in range(width) if all(is_image(row[i]) for row in rows)), None)
     numbers = [i for i in range(width) if i != file and all(_is_number(row[i]) or not row[i] for row in rows)]
+    numbers = [i for i in numbers if any(row[i] for row in rows)]
     if file is None or len(numbers) < 4:
         return None
     labels = [i for i in range(width) if i != file and i not in numbers]

@@ -1,32 +1,78 @@
 """The lists ``ImageSets/Main/{train,val,test,trainval}.txt``: Pascal VOC's, but found beside other formats too."""
 
 import posixpath
+import re
+
+from dino_nb.data.images import is_image
+from dino_nb.prepare.formats.source import Source
 
 _SETS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainval": None}
 
 
-def image_sets(source):
-    """``{stem: split}``; None for those that only ``trainval`` lists. Empty without lists."""
-    lists = {}
+class ImageSets(dict):
+    """``{stem: split}``; the split is None for those that only ``trainval`` lists."""
+
+    def find(self, stem: str) -> str | None:
+        """The entry that a file's path without its ending belongs to: the longest end of the path that is listed."""
+        parts = stem.split("/")
+        return next((end for i in range(len(parts)) if (end := "/".join(parts[i:])) in self), None)
+
+
+def image_sets(source: Source) -> ImageSets:
+    """The lists of ``source``, empty without any."""
+    lists: dict[str, list[str]] = {}
+    known: set[str] | None = None
     for key in source.ending(".txt"):
         folder, name = posixpath.split(key.lower())
         if name[:-4] in _SETS and f"/{folder}".endswith(("/imagesets/main", "/imagesets")):
+            known = _stems(source) if known is None else known
             lines = (source.text(key) or "").splitlines()
-            stems = [_stem(line.split()[0]) for line in lines if line.strip()]
-            lists.setdefault(name[:-4], []).extend(stems)
-    sets = {}
-    # trainval's rest is val where train is listed; a picture listed twice stays with what is tested on
-    rest = "val" if "train" in lists and not {"val", "valid"} & lists.keys() else None
-    for name in ("trainval", "train", "val", "valid", "test"):
+            lists.setdefault(_SETS[name[:-4]] or "trainval", []).extend(
+                _entry(line, known) for line in lines if line.strip()
+            )
+    if "train" in lists and set(lists["train"]) in (set(lists.get("val", ())), set(lists.get("test", ()))):
+        source.note("ImageSets/Main: train lists the same images as val or test, so the lists tell no splits.")
+        return ImageSets(dict.fromkeys(stem for stems in lists.values() for stem in stems))
+    sets = ImageSets()
+    # trainval's rest is val where train is listed; an image listed twice stays with what is tested on
+    rest = "val" if "train" in lists and "val" not in lists else None
+    twice = []
+    for name in ("trainval", "train", "val", "test"):
         for stem in lists.get(name, ()):
-            split = rest if name == "trainval" else _SETS[name]
+            split = rest if name == "trainval" else name
             if sets.get(stem) and split and sets[stem] != split and name != "train":
-                source.note(f"ImageSets/Main lists {stem} in both {sets[stem]} and {split}; {split} keeps it.")
+                twice.append((stem, sets[stem], split))
             sets[stem] = split
+    if twice:
+        stem, first, second = twice[0]
+        more = f"; so for {len(twice) - 1:,} more" if len(twice) > 1 else ""
+        source.note(f"ImageSets/Main lists {stem} in both {first} and {second}; {second} keeps it{more}.")
     return sets
 
 
+def _stems(source):
+    """Names without ending, of images and XML files."""
+    keys = [*source.images, *source.ending(".xml")]
+    return {posixpath.splitext(posixpath.basename(key))[0] for key in keys}
+
+
+def _entry(line, known):
+    """What a line lists: a name, which may have spaces, perhaps with a path, an ending, or a class list's 1 or -1."""
+    line = line.strip()
+    flagless = re.sub(r"\s+-?[01]$", "", line)
+    for text in (line, flagless, line.split()[0]):
+        if posixpath.basename(_stem(text)) in known:
+            return _stem(text)
+    return _stem(flagless)
+
+
 def _stem(name):
-    base = posixpath.basename(name.replace("\\", "/"))
-    stem, ending = posixpath.splitext(base)
-    return stem if ending.lower() in (".xml", ".jpg", ".jpeg", ".png", ".bmp") else base
+    path = name.replace("\\", "/")
+    stem, ending = posixpath.splitext(path)
+    path = stem if ending.lower() == ".xml" or is_image(path) else path
+    # /content/set/JPEGImages/a/1.jpg: what is below the folder of images tells
+    parts = [p for p in path.split("/") if p not in ("", ".", "..")]
+    for i, part in enumerate(parts[:-1]):
+        if part.lower() in ("jpegimages", "annotations", "images"):
+            return "/".join(parts[i + 1 :])
+    return parts[-1] if parts and path.startswith("/") else "/".join(parts)

@@ -1,25 +1,29 @@
-"""What every reader works with: the files of a source folder, the records it yields, and the list of faults.
+"""What every reader works with: the files of a source folder, and the lists of faults and notes.
 
 A reader is a module with ``find(source)`` (its annotation files, as keys) and ``read(source, files, options)``
-(a `Labels`). Nothing outside the folder is ever opened: pictures are looked up among the listed files.
+(an `Annotations`). Nothing outside the folder is ever opened: images are looked up among the listed files.
 """
 
-import json
+import codecs
 import os
 import posixpath
 import re
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from dino_nb.data.images import is_image
-from dino_nb.errors import UserError, did_you_mean
-from dino_nb.prepare.findings import printable
+from dino_nb.data.images import is_image, unsupported
+from dino_nb.data.json_file import BadJson, read_json
+from dino_nb.errors import UserError, did_you_mean, explain, printable
+from dino_nb.prepare.table import BoxRow, ImageRow
 
-SHOWN = 12  # faults of a source that an error lists
+SHOWN = 12  # faults, and notes of one kind, that are listed
 _HEAD = 1 << 16  # bytes that are looked at to tell a format
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _SPLITS = {
     "train": ("train", "training", "trainset"),
     "val": ("val", "valid", "validation", "dev", "valset"),
@@ -30,51 +34,15 @@ _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
 _BESIDE = "image images img imgs label labels annotation annotations ann data set split xml json jpg coco yolo voc"
 
 
-class Box(NamedTuple):
-    """One object. Corners are pixels, or 0..1 where the picture is ``relative``; ``where`` is line or entry."""
-
-    name: str
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    where: str = ""
-    iscrowd: int = 0
-    area: float | None = None
-    id: object = None
-
-
-@dataclass(slots=True)
-class Picture:
-    """One picture: ``file`` is its key in the source, ``size`` what the annotation says it is, ``id`` its own id."""
-
-    file: str
-    where: str
-    boxes: list = field(default_factory=list)
-    split: str | None = None
-    size: tuple | None = None
-    relative: bool = False
-    id: object = None
-
-
-@dataclass
-class Labels:
-    """What a reader gives: pictures, and ``categories`` as ``{name: original id or None}`` in the source's order
-    (None where the format lists no classes: they are then sorted by name)."""
-
-    pictures: list
-    categories: dict | None = None
-
-
 @dataclass(frozen=True)
 class Options:
     """What the user may say about a source: see `dino_nb.prepare.convert.convert_dataset`."""
 
-    class_names: tuple | None = None
+    class_names: tuple[str, ...] | None = None
     box_format: str | None = None
 
 
-def split_of(path, is_file=False):
+def split_of(path: str, is_file: bool = False) -> str | None:
     """``train | val | test`` or None, by the folders of ``path``, and by its own name too if ``is_file``."""
     *folders, name = posixpath.normpath(path).split("/")
     if is_file and (split := _split_word(posixpath.splitext(name)[0], strict=False)):
@@ -91,120 +59,212 @@ def _split_word(word, strict):
 
 
 class Source:
-    """The files below ``root`` (and the pictures below ``images``, if they lie elsewhere), by key: a posix path
-    relative to the folder. Hidden files and ``exclude`` (the output folder, if it lies inside) are left out. With
-    ``only``, a file of ``root``, no others of it are listed: all that is beside one JSON on Drive may be much."""
+    """The files below ``root`` (and the images below ``images``, if they lie elsewhere), by key: a posix path
+    relative to the folder.
 
-    def __init__(self, root, images=None, exclude=None, progress=False, only=None):
+    Left out are hidden files, what is no regular file, ``exclude`` (the output folder, if it lies inside), and what
+    an earlier conversion wrote into a folder below ``root``, unless there is nothing else. With ``only``, a file of
+    ``root``, no others of it are listed: all that is beside one JSON on Drive may be much.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        images: Path | None = None,
+        exclude: Path | None = None,
+        progress: bool = False,
+        only: str | None = None,
+    ) -> None:
         self.root = Path(root)
         self.progress = progress
-        self.paths = {}
-        self.notes = []
-        self.faults = []
+        self.only = only
+        self.paths: dict[str, Path] = {}
+        self.notes: list[str] = []
+        self.faults: list[str] = []
         self.fault_count = 0
-        for folder in [self.root] if images is None else [self.root, Path(images)]:
-            listed = [(only, folder / only)] if only and folder == self.root else _walk(folder, exclude)
-            for key, path in listed:
-                if folder == self.root or is_image(key):
+        self._more_notes = 0
+        if only:
+            self.paths[only] = self.root / only
+        else:
+            earlier: list[str] = []
+            self.paths |= self._walk(self.root, exclude, earlier)
+            if earlier and any(map(is_image, self.paths)):
+                self.note(f"{', '.join(earlier[:3])}: written by an earlier conversion, so not read.")
+            elif earlier:
+                self.paths |= self._walk(self.root, exclude)
+        if images is not None:
+            for key, path in self._walk(images, exclude):
+                if is_image(key):
                     self.paths.setdefault(key, path)
         self.images = sorted(key for key in self.paths if is_image(key))
-        self._by_name, self._by_stem = {}, {}
+        self._by_name: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
         for key in self.images:
             name = posixpath.basename(key).lower()
             self._by_name.setdefault(name, []).append(key)
             self._by_stem.setdefault(posixpath.splitext(name)[0], []).append(key)
 
-    def each(self, items, what="reading"):
+    def _walk(self, root: Path, exclude: Path | None, earlier: list[str] | None = None) -> Iterator[tuple[str, Path]]:
+        """``(key, path)`` of every regular file below ``root``, links of folders followed once."""
+        seen = {exclude.resolve()} if exclude else set()
+
+        def tell(error: OSError) -> None:
+            self.fault(printable(error.filename, 300), explain(error))
+
+        for folder, folders, names in os.walk(root, followlinks=True, onerror=tell):
+            here = Path(folder)
+            if here.resolve() in seen:  # a link to a folder above would lead around for ever
+                folders.clear()
+                continue
+            seen.add(here.resolve())
+            if earlier is not None and here != root and "mapping.json" in names and "annotations" in folders:
+                earlier.append(here.relative_to(root).as_posix())
+                folders.clear()
+                continue
+            folders[:] = sorted(f for f in folders if f[0] != "." and f != "__MACOSX")
+            for name in sorted(names):
+                path = here / name
+                if name[0] != "." and _is_regular(path):
+                    yield path.relative_to(root).as_posix(), path
+
+    def each(self, items: Iterable[Any], what: str = "reading") -> Iterable[Any]:
         """``items`` with a progress bar, if one is wanted."""
         return tqdm(items, desc=what, unit="file", disable=not self.progress, leave=False)
 
-    def ending(self, *suffixes):
+    def ending(self, *suffixes: str) -> list[str]:
         """Keys of the files that end so (lower case, with the dot), sorted."""
         return sorted(key for key in self.paths if key.lower().endswith(suffixes))
 
-    def head(self, key):
-        """The first 64 KiB of a file as text, whatever its encoding."""
-        with self.paths[key].open("rb") as f:
-            data = f.read(_HEAD)
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-        return data.decode(encoding, errors="replace")
+    def head(self, key: str) -> str:
+        """The first 64 KiB of a file as text, whatever its encoding; empty if it cannot be read."""
+        try:
+            with self.paths[key].open("rb") as f:
+                data = f.read(_HEAD)
+        except OSError:  # told when it is read
+            return ""
+        return data.decode(_encoding(data), errors="replace")
 
-    def fault(self, where, text):
-        """Count something the user must put right; reading goes on, so that one run lists them all."""
+    def fault(self, where: str, text: str, image: ImageRow | None = None) -> None:
+        """Count something the user must put right; reading goes on, and one run lists them all. ``image``: the one
+        that loses a box by it."""
         self.fault_count += 1
+        if image is not None:
+            image.faulty += 1
         if len(self.faults) < SHOWN:
             self.faults.append(f"{printable(where, 300)}: {text}")
 
-    def note(self, text):
-        """Something the report should say."""
-        self.notes.append(text)
+    def add_box(
+        self, image: ImageRow, where: str, label: Any, corners: Any, unnamed: str, wrong: str, what: str = "has"
+    ) -> None:
+        """One box of ``image``, or a fault: ``unnamed``, or that the class ``what`` (has, needs) ``wrong``."""
+        name = class_name(label)
+        if not name:
+            self.fault(where, unnamed, image)
+        elif corners is None:
+            self.fault(where, f"the {printable(name)!r} {what} {wrong}.", image)
+        else:
+            image.boxes.append(BoxRow(name, corners[0], corners[1], corners[2], corners[3], where))
 
-    def text(self, key):
-        """The text of a file (UTF-8, or UTF-16 with its mark), or None after counting a fault."""
-        data = self.paths[key].read_bytes()
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    def note(self, text: str) -> None:
+        """Something the report should say."""
+        if len(self.notes) < 4 * SHOWN:
+            self.notes.append(printable(text, 2000) if "\n" not in text else text)
+        else:
+            self._more_notes += 1
+
+    def all_notes(self) -> list[str]:
+        """The notes, the last of which says how many more there were."""
+        return [*self.notes, f"... and {self._more_notes:,} more notes."] if self._more_notes else self.notes
+
+    def text(self, key: str) -> str | None:
+        """The text of a file (UTF-8, UTF-16 with its mark, else Windows-1252), or None after counting a fault."""
         try:
-            return data.decode(encoding)
+            data = self.paths[key].read_bytes()
+        except OSError as error:
+            self.fault(key, explain(error))
+            return None
+        try:
+            return data.decode(_encoding(data))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            self.fault(f"{key}:{line}", f"byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8.")
-            return None
+            self.note(f"{key}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; the file is read as Windows-1252.")
+            return data.decode("cp1252", errors="replace")
 
-    def json(self, key):
-        """The content of a JSON file, or None after counting a fault with line and column."""
-        text = self.text(key)
+    def json(self, key: str) -> Any:
+        """The content of a JSON file, or None after counting a fault with its line."""
         try:
-            return None if text is None else json.loads(text)
-        except json.JSONDecodeError as error:
-            self.fault(f"{key}:{error.lineno}", f"column {error.colno}: not correct JSON ({error.msg}).")
-        except RecursionError:
-            self.fault(key, "brackets are nested too deeply for an annotation file.")
-        except ValueError as error:  # an integer of thousands of digits
-            self.fault(key, f"not correct JSON ({error}).")
-        return None
+            file = read_json(self.paths[key])
+        except BadJson as error:
+            self.json_fault(key, error.line, str(error))
+            return None
+        if file.oddity is not None and file.oddity.line:
+            self.json_fault(key, file.oddity.line, f"{file.oddity}; the file is read as Windows-1252.", self.note_at)
+        return file.document
 
-    def find_image(self, name, near="", where=None, split=None):
-        """The key of the picture that an annotation file ``near`` calls ``name``; None after counting a fault.
+    def json_fault(self, key: str, line: int | None, text: str, tell: Any = None) -> None:
+        """A `BadJson` as a fault of this source; its line goes to the front."""
+        tell = tell or self.fault
+        tell(
+            f"{key}:{line}" if line else key,
+            re.sub(r"^line \d+, (byte \d+: )?", "", text) + ("" if text.endswith(".") else "."),
+        )
 
-        The picture may lie anywhere in the source, and ``name`` may be a path of another machine: most matching
+    def note_at(self, where: str, text: str) -> None:
+        """A note about one place."""
+        self.note(f"{where}: {text}")
+
+    def find_image(self, name: str, near: str = "", where: str | None = None, split: str | None = None) -> str | None:
+        """The key of the image that an annotation file ``near`` calls ``name``; None after counting a fault.
+
+        The image may lie anywhere in the source, and ``name`` may be a path of another machine: most matching
         path parts win, then the folder nearest to the annotation. Never one of another split than ``split`` (by
         default that of the folder of ``near``).
         """
         found = self.images_named(name, near, split)
         if len(found) == 1:
             return found[0]
-        shown = repr(printable(name))
-        if found:
-            text = f"{shown} may be {found[0]} or {found[1]}: give the picture's path in the annotation."
-        else:
-            base = posixpath.basename(str(name).replace("\\", "/")).lower()
-            hint = did_you_mean(base, self._by_name) if len(self._by_name) <= 5000 and not self.faults else ""
-            text = f"there is no picture {shown} in the source.{hint}"
-        self.fault(where or near, text)
+        self.fault(where or near, self.why_not_found(name, found))
         return None
 
-    def images_named(self, name, near="", split=None):
-        """Keys of the pictures that fit best, as `find_image`: none, one, or several that fit equally."""
+    def why_not_found(self, name: str, found: list[str]) -> str:
+        """A sentence for an image of which `images_named` gave none or several."""
+        shown = repr(printable(name))
+        if found:
+            return f"{shown} may be {found[0]} or {found[1]}: give the image's path in the annotation."
+        base = posixpath.basename(str(name).replace("\\", "/")).lower()
+        why = unsupported(base)
+        if why is None and self.fault_count < SHOWN:  # it may be there as a kind of file that is not read
+            stem = posixpath.splitext(base)[0]
+            names = (posixpath.basename(key).lower() for key in self.paths)
+            why = next((w for n in names if posixpath.splitext(n)[0] == stem and (w := unsupported(n))), None)
+        if why:
+            return f"{shown} {why}."
+        hint = did_you_mean(base, self._by_name) if len(self._by_name) <= 5000 and not self.faults else ""
+        return f"there is no image {shown} in the source.{hint}"
+
+    def images_named(self, name: str, near: str = "", split: str | None = None) -> list[str]:
+        """Keys of the images that fit best, as `find_image`: none, one, or several that fit equally."""
         parts = [p for p in str(name).replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
         base = parts[-1].lower() if parts else ""
         found = self._by_name.get(base) or self._by_stem.get(base)
-        if not found and is_image(base):  # the same picture saved as another kind of file
+        if not found and is_image(base):  # the same image saved as another kind of file
             found = self._by_stem.get(posixpath.splitext(base)[0])
         split = split or split_of(near) or split_of("/".join(parts))
-        ranked = {}
+        ranked: dict[Any, list[str]] = {}
         for key in found or ():
             if split is None or split_of(key) in (split, None):
                 ranked.setdefault(self._nearness(key, parts, near, split), []).append(key)
         return ranked[max(ranked)] if ranked else []
 
     def _nearness(self, key, parts, near, split):
-        own = key.split("/")
+        own, folders = key.split("/"), near.split("/")[:-1]
         same = _common(own[::-1], parts[::-1])
-        folder = _common(own[:-1], near.split("/")[:-1])
+        mirrored = _common(own[-2::-1], folders[::-1])  # Annotations/a/1.xml and JPEGImages/a/1.jpg
+        folder = _common(own[:-1], folders)
         exact = posixpath.normpath(posixpath.join(posixpath.dirname(near), *parts)) == key
-        return exact, same, split is not None and split_of(key) == split, folder, -len(own)
+        return exact, same, split is not None and split_of(key) == split, mirrored, folder, -len(own)
 
-    def raise_faults(self, skip_bad=False):
+    def raise_faults(self, skip_bad: bool = False) -> None:
         """One ``UserError`` that lists the faults; with ``skip_bad`` a note instead."""
         if not self.fault_count:
             return
@@ -216,26 +276,22 @@ class Source:
         if skip_bad:
             self.note(f"{count}, left out as told:\n{listing}")
             return
+        notes = "".join(f"  note: {note}\n" for note in self.notes[:3])
         raise UserError(
-            f"{count} in the annotations, nothing was written:\n{listing}\n"
-            "Put them right, or leave them out with --skip-bad (skip_bad=True)."
+            f"{count} in the annotations, nothing was written:\n{listing}\n{notes}"
+            "Correct them, or leave them out with --skip-bad (skip_bad=True)."
         )
 
 
-def _walk(root, exclude=None):
-    """``(key, path)`` of every file below ``root``, links followed, hidden names and ``exclude`` left out."""
-    seen = {Path(exclude).resolve()} if exclude else set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        here = Path(folder)
-        if here.resolve() in seen:  # a link to a folder above would lead around for ever
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(f for f in folders if f[0] != "." and f != "__MACOSX")
-        for name in sorted(names):
-            if name[0] != ".":
-                path = here / name
-                yield path.relative_to(root).as_posix(), path
+def _is_regular(path):
+    try:
+        return stat.S_ISREG(path.stat().st_mode)  # a pipe would be waited for, for ever
+    except OSError:  # a link to nowhere
+        return False
+
+
+def _encoding(data):
+    return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
 
 
 def _common(a, b):
@@ -243,7 +299,7 @@ def _common(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def finite(values, count):
+def finite(values: Iterable[Any], count: int) -> list[float] | None:
     """``count`` finite floats of ``values``, or None."""
     try:
         numbers = [float(v) for v in values]
@@ -252,13 +308,19 @@ def finite(values, count):
     return numbers if len(numbers) == count and all(abs(v) < 1e12 for v in numbers) else None
 
 
-def bounds(points):
+def image_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """An annotated size, or None where it is missing or nonsense."""
+    size = finite((width, height), 2)
+    return (int(size[0]), int(size[1])) if size and min(size) >= 1 else None
+
+
+def bounds(points: Iterable[Any]) -> tuple[float, float, float, float]:
     """``(x1, y1, x2, y2)`` around ``[(x, y), ...]``."""
     xs, ys = zip(*points)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def class_name(value):
+def class_name(value: Any) -> str:
     """A class name as text without outer blanks; empty if there is none."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""

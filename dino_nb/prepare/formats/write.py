@@ -1,51 +1,59 @@
-"""Writing labelled pictures as COCO, Pascal VOC or YOLO: the sample and the export of a COCODIR use it.
+"""Writing labelled images as COCO, Pascal VOC, YOLO, LabelMe or CVAT: the sample and the export of a COCODIR use it.
 
 A data set is ``classes``, a list of names, and ``splits``, a dict from ``train | val | test`` to lists of `Labelled`.
-The pictures themselves are put at ``picture_path`` by the caller. The same input gives the same bytes.
+The images themselves are put at ``image_path`` by the caller. The same input gives the same bytes.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from xml.sax.saxutils import escape
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape, quoteattr
 
 from dino_nb.files import write_text
 
-_PICTURES = {"coco": "{split}2017", "voc": "JPEGImages", "yolo": "images/{split}"}
+_IMAGES = {"coco": "{split}2017", "voc": "JPEGImages", "yolo": "images/{split}"}
+_IMAGES |= dict.fromkeys(("labelme", "cvat"), "{split}")
+# what XML cannot hold, escaped or not
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+Splits = dict[str, list["Labelled"]]
 
 
 class Labelled(NamedTuple):
-    """One picture: ``boxes`` are ``(class index, x1, y1, x2, y2)`` in pixels."""
+    """One image: ``boxes`` are ``(class index, x1, y1, x2, y2)`` in pixels."""
 
     name: str
     width: int
     height: int
-    boxes: list
+    boxes: list[tuple[int, float, float, float, float]]
 
 
-def picture_path(folder, format, split, name):
-    """Where ``format`` keeps the picture ``name`` of a split below ``folder``."""
-    return Path(folder) / _PICTURES[format].format(split=split) / name
+def image_path(folder: Path, format: str, split: str, name: str) -> Path:
+    """Where ``format`` keeps the image ``name`` of a split below ``folder``."""
+    return Path(folder) / _IMAGES[format].format(split=split) / name
 
 
-def write(folder, format, classes, splits):
+def write(folder: Path, format: str, classes: Sequence[str], splits: Splits) -> Path:
     """Write the labels below ``folder``; returns the folder."""
-    {"coco": _coco, "voc": _voc, "yolo": _yolo}[format](Path(folder), classes, splits)
+    writers = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "cvat": _cvat}
+    writers[format](Path(folder), classes, splits)
     return Path(folder)
 
 
-def number(value):
+def number(value: float) -> str:
     """``value`` as a short decimal that reads back as the same float: ``12`` rather than ``12.0``."""
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-def to_json(value):
+def to_json(value: Any) -> str:
     """JSON on one line, letters of all scripts as they are unless the name of a file or class is not even Unicode."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)
 
 
-def write_coco_json(path, images, annotations, categories):
+def write_coco_json(path: Path, images: list[dict], annotations: list[dict], categories: list[dict]) -> None:
     """One COCO file, one entry a line: small in memory, and a line number of an editor finds an entry."""
     parts = {"images": images, "annotations": annotations, "categories": categories}
     lines = ["{"]
@@ -60,9 +68,9 @@ def write_coco_json(path, images, annotations, categories):
 
 def _coco(folder, classes, splits):
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
-    for split, pictures in splits.items():
+    for split, labelled in splits.items():
         images, annotations = [], []
-        for image_id, (name, width, height, boxes) in enumerate(pictures, 1):
+        for image_id, (name, width, height, boxes) in enumerate(labelled, 1):
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             for label, x1, y1, x2, y2 in boxes:
                 box = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1}
@@ -72,16 +80,16 @@ def _coco(folder, classes, splits):
 
 
 def _voc(folder, classes, splits):
-    for split, pictures in splits.items():
-        stems = [Path(picture.name).stem for picture in pictures]
+    for split, images in splits.items():
+        stems = [Path(image.name).stem for image in images]
         write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
-        for name, width, height, boxes in pictures:
-            lines = ["<annotation>", f"  <filename>{escape(name)}</filename>"]
+        for name, width, height, boxes in images:
+            lines = ["<annotation>", f"  <filename>{_xml(name)}</filename>"]
             lines += [f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>"]
             for label, *corners in boxes:
                 sides = zip(("xmin", "ymin", "xmax", "ymax"), map(number, corners))
                 corners = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
-                lines += ["  <object>", f"    <name>{escape(classes[label])}</name>", "    <difficult>0</difficult>"]
+                lines += ["  <object>", f"    <name>{_xml(classes[label])}</name>", "    <difficult>0</difficult>"]
                 lines += [f"    <bndbox>{corners}</bndbox>", "  </object>"]
             path = folder / "Annotations" / f"{Path(name).stem}.xml"
             write_text(path, "\n".join([*lines, "</annotation>", ""]))
@@ -91,11 +99,46 @@ def _yolo(folder, classes, splits):
     lines = [f"{split}: images/{split}" for split in splits] + ["names:"]
     lines += [f"  {i}: {to_json(name)}" for i, name in enumerate(classes)]  # JSON is YAML
     write_text(folder / "data.yaml", "\n".join([*lines, ""]))
-    for split, pictures in splits.items():
-        for name, width, height, boxes in pictures:
+    for split, images in splits.items():
+        for name, width, height, boxes in images:
             rows = [
                 f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} "
                 f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}\n"
                 for label, x1, y1, x2, y2 in boxes
             ]
             write_text(folder / "labels" / split / f"{Path(name).stem}.txt", "".join(rows))
+
+
+def _labelme(folder, classes, splits):
+    for split, images in splits.items():
+        for name, width, height, boxes in images:
+            shapes = [
+                {"label": classes[label], "points": [[x1, y1], [x2, y2]], "group_id": None, "flags": {}}
+                | {"shape_type": "rectangle"}
+                for label, x1, y1, x2, y2 in boxes
+            ]
+            document = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
+            document |= {"imageHeight": height, "imageWidth": width}
+            write_text(folder / split / f"{Path(name).stem}.json", json.dumps(document, indent=1) + "\n")
+
+
+def _cvat(folder, classes, splits):
+    labels = "".join(f"<label><name>{_xml(name)}</name></label>" for name in classes)
+    for split, images in splits.items():
+        lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations><version>1.1</version>"]
+        lines.append(f"<meta><task><labels>{labels}</labels></task></meta>")
+        for i, (name, width, height, boxes) in enumerate(images):
+            lines.append(f'<image id="{i}" name={_quoted(name)} subset="{split}" width="{width}" height="{height}">')
+            for label, *corners in boxes:
+                sides = " ".join(f'{k}="{number(v)}"' for k, v in zip(("xtl", "ytl", "xbr", "ybr"), corners))
+                lines.append(f'<box label={_quoted(classes[label])} occluded="0" source="manual" {sides} z_order="0"/>')
+            lines.append("</image>")
+        write_text(folder / f"{split}.xml", "\n".join([*lines, "</annotations>", ""]))
+
+
+def _xml(text: str) -> str:
+    return escape(_NOT_XML.sub("_", text))
+
+
+def _quoted(text: str) -> str:
+    return quoteattr(_NOT_XML.sub("_", text))

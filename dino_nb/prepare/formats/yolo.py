@@ -2,75 +2,92 @@
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
-from dino_nb.errors import UserError
-from dino_nb.prepare.formats.source import Box, Labels, Picture, bounds, class_name, finite, split_of
+from dino_nb.errors import UserError, printable
+from dino_nb.prepare.formats.source import Options, Source, bounds, class_name, finite, split_of
+from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
 _ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*(\n|$)")
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "names.txt")
+_IMAGE_FOLDERS = ("images", "imgs", "img", "jpegimages", "obj_train_data")
 _LOOK_AT = 40  # label files that are looked at to tell the format
-_SLACK = 0.02  # beyond 0..1 that rounding excuses
+_SLACK = 0.02  # beyond 0..1 that rounding excuses in a box
+_FAR = 1.0  # beyond 0..1 that a polygon or an oriented box may reach over the border
 
 
-def find(source):
+def find(source: Source) -> list[str]:
     """Keys of the label files and of the data.yaml, if there are any that look like it."""
     named = [key for key in source.ending(".yaml", ".yml") if re.search(r"^names\s*:", source.head(key), re.M)]
     labels = [key for key in source.ending(".txt") if posixpath.basename(key).lower() not in _NAME_FILES]
-    filled = [key for key in labels if source.paths[key].stat().st_size][:_LOOK_AT]
+    filled = [key for key in labels if source.head(key)[:1]][:_LOOK_AT]
     if any(_ROW.match(source.head(key)) for key in filled):
         return named + labels
     return named if named and source.images else []
 
 
-def read(source, files, options):
-    """`Labels` of all pictures: one without a label file is background."""
+def read(source: Source, files: list[str], options: Options) -> Annotations:
+    """All images: one without a label file is background."""
     yamls = [key for key in files if key.lower().endswith((".yaml", ".yml"))]
-    settings = _settings(source, yamls)
-    names = list(options.class_names or ()) or _names(source, yamls, settings)
-    folders = _split_folders(source, settings, yamls)
-    labels = {key for key in files if key.lower().endswith(".txt")}
-    by_stem = {}
-    for key in labels:
+    yaml, settings = _settings(source, yamls)
+    names = list(options.class_names or ()) or _names(source, yaml, settings)
+    folders = _split_folders(source, settings, yaml)
+    labels = {key.lower(): key for key in files if key.lower().endswith(".txt")}
+    by_stem: dict[str, list[str]] = {}
+    for key in labels.values():
         by_stem.setdefault(posixpath.splitext(posixpath.basename(key))[0].lower(), []).append(key)
-    keypoints = "kpt_shape" in settings
-    pictures, used, background, outside = [], set(), 0, 0
-    for image in source.each(source.images):
-        split = _split(image, folders)
+    images, used, background, outside, runs = [], set(), 0, 0, 0
+    for file in source.each(source.images):
+        split = _split(file, folders)
         if folders and split is None:
             outside += 1
             continue
-        label = _label_of(image, labels, by_stem)
-        picture = Picture(image, label or image, split=split, relative=True)
+        label = _label_of(file, labels, by_stem)
+        if label is None and "runs" in file.lower().split("/")[:-1]:  # plots of a training
+            runs += 1
+            continue
+        image = ImageRow(file, label or file, split=split, layout="xyxy-relative", source=label or "")
         if label:
             used.add(label)
-            picture.boxes = list(_boxes(source, label, names, keypoints))
+            image.boxes = list(_boxes(source, label, names, "kpt_shape" in settings, image))
         background += label is None
-        pictures.append(picture)
+        images.append(image)
     if background:
-        source.note(f"{background:,} of {len(pictures):,} pictures have no label file: taken as background.")
+        source.note(f"{background:,} of {len(images):,} images have no label file: taken as background.")
     if outside:
-        source.note(f"{outside:,} pictures are in no folder that {yamls[0]} names and are left out.")
+        source.note(f"{outside:,} images are in no folder that {yaml} names and are left out.")
+    if runs:
+        source.note(f"{runs:,} images without labels are in a folder 'runs', as a training makes it: left out.")
     taken = {split_of(key) for key in used} | {None}
-    for key in sorted(labels - used):
+    stems = {posixpath.splitext(posixpath.basename(file))[0].lower() for file in source.images}
+    second = []
+    for key in sorted(set(labels.values()) - used):
         if split_of(key) in taken and _ROW.match(source.head(key)):
-            source.fault(key, "there is no picture of this name for the label file.")
-    return Labels(pictures, dict(zip(names, range(len(names)))))
+            if posixpath.splitext(posixpath.basename(key))[0].lower() in stems:
+                second.append(key)
+            else:
+                source.fault(key, "there is no image of this name for the label file.")
+    if second:
+        source.note(f"{len(second):,} label files are second ones of their image, or of images left out, and are "
+                    f"not read: {', '.join(second[:3])}.")  # fmt: skip
+    return Annotations(images, dict(zip(names, range(len(names)))))
 
 
-def _settings(source, yamls):
+def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
+    """The YAML file that is used, and its content with all scalars as they are written."""
     import yaml
 
     if not yamls:
-        return {}
-    key = min(
-        yamls, key=lambda k: (posixpath.basename(k).lower() not in ("data.yaml", "dataset.yaml"), k.count("/"), k)
-    )
+        return "", {}
+    usual = ("data.yaml", "dataset.yaml")
+    key = min(yamls, key=lambda k: (posixpath.basename(k).lower() not in usual, k.count("/"), k))
     if len(yamls) > 1:
         source.note(f"{len(yamls)} YAML files name classes; {key} is used.")
-    text = source.text(key)
     try:
-        settings = yaml.safe_load(text or "") or {}
+        node = yaml.compose(source.text(key) or "", Loader=yaml.SafeLoader)
+        settings = _plain(node, {}) if node else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{key}:{mark.line + 1}" if mark else key
@@ -79,16 +96,37 @@ def _settings(source, yamls):
         raise UserError(f"{key}: brackets are nested too deeply for a YAML file of classes.") from None
     if not isinstance(settings, dict):
         raise UserError(f"{key}: a YOLO file has lines such as 'names:' and 'train:', not a {type(settings).__name__}.")
-    return settings
+    return key, settings
 
 
-def _names(source, yamls, settings):
-    names = settings.get("names")
+def _plain(node: Any, known: dict[int, Any]) -> Any:
+    """Dicts, lists and texts of a YAML node: ``no``, ``007`` and ``2024-01-01`` are names as good as ``cat``."""
+    from yaml import MappingNode, ScalarNode, YAMLError
+    from yaml.constructor import ConstructorError
+
+    if id(node) in known:  # an alias: the same object again, or a circle
+        return known[id(node)]
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        raise ConstructorError(None, None, f"tag {node.tag} is refused", node.start_mark)
+    if isinstance(node, ScalarNode):
+        return node.value
+    if isinstance(node, MappingNode):
+        plain: Any = known.setdefault(id(node), {})
+        plain |= {key.value: _plain(value, known) for key, value in node.value if isinstance(key, ScalarNode)}
+        return plain
+    if not isinstance(node.value, list):
+        raise YAMLError
+    plain = known.setdefault(id(node), [])
+    plain += [_plain(value, known) for value in node.value]
+    return plain
+
+
+def _names(source: Source, yaml: str, settings: dict[str, Any]) -> list[str]:
+    names, where = settings.get("names"), yaml
     if isinstance(names, dict):
-        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-            raise UserError(f"{yamls[0]}: names must be numbered 0 to {len(names) - 1} without a gap.")
-        names = [names[i] if i in names else names[str(i)] for i in range(len(names))]
-    where = yamls[0] if yamls else ""
+        if set(names) != set(map(str, range(len(names)))):
+            raise UserError(f"{yaml}: names must be numbered 0 to {len(names) - 1} without a gap.")
+        names = [names[str(i)] for i in range(len(names))]
     if not names:
         found = [key for name in _NAME_FILES for key in source.ending(name) if posixpath.basename(key).lower() == name]
         if not found:
@@ -103,93 +141,107 @@ def _names(source, yamls, settings):
     names = [class_name(name) for name in names] if isinstance(names, list) else []
     if not names or not all(names) or len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        fault = f"{', '.join(map(repr, twice))} twice" if any(twice) else "none, or an empty one"
+        fault = f"{', '.join(repr(printable(n)) for n in twice[:10])} twice" if any(twice) else "none, or an empty one"
         raise UserError(f"{where}: every class needs its own name, and there is {fault}.")
     return names
 
 
-def _split_folders(source, settings, yamls):
+def _split_folders(source: Source, settings: dict[str, Any], yaml: str) -> dict[str, str]:
     """``{folder or image key: split}`` as the YAML says; empty where it names none that exist."""
-    folders = {}
+    folders: dict[str, str] = {}
+    base = settings.get("path")
     for word in ("train", "val", "valid", "test"):
         entries = settings.get(word)
         for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, str) or not entry.strip():
                 continue
-            split, found = "val" if word == "valid" else word, _inside(source, entry)
+            split, shown = "val" if word == "valid" else word, printable(entry)
+            found = _inside(source, [posixpath.dirname(yaml), base if isinstance(base, str) else "", entry])
             if found is None:
-                source.note(f"{yamls[0]}: {word}: {entry} is not in the source; folder names tell the splits.")
+                source.note(f"{yaml}: {word}: {shown} is not in the source; folder names tell the splits.")
                 return {}
-            if len(found) == 1 and folders.get(found[0], split) != split:
-                source.note(f"{yamls[0]} names the same folder for {folders[found[0]]} and {split}: told apart here.")
+            both = [key for key in found if folders.get(key, split) != split]
+            if both and (len(found) == 1 or len(both) == len(found)):
+                source.note(f"{yaml} names the same images for {folders[both[0]]} and {split}: divided here.")
                 return {}
+            if both:
+                source.note(
+                    f"{yaml} names {len(both):,} images for {folders[both[0]]} and {split}; {split} keeps them."
+                )
             folders |= dict.fromkeys(found, split)
     return folders
 
 
-def _inside(source, entry):
-    """Keys for a path of a YAML, which may be relative to somewhere else: the longest ending that is here."""
-    parts = [p for p in entry.replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
-    folders = {parent.as_posix() for key in source.images for parent in PurePosixPath(key).parents}
-    for start in range(len(parts) + 1):
-        key = "/".join(parts[start:]) or "."
-        if key in folders and (start < len(parts) or not parts):
-            return [key]
-        if key in source.paths and key.lower().endswith(".txt"):
-            lines = (source.text(key) or "").splitlines()
-            found = [
-                source.find_image(line.strip(), where=f"{key}:{i}") for i, line in enumerate(lines, 1) if line.strip()
-            ]
+def _inside(source: Source, path: list[str]) -> list[str] | None:
+    """Keys for a path of a YAML (its folder, its ``path``, the entry), which may be relative to somewhere else: the
+    longest ending that is here."""
+    above = {parent.as_posix() for key in source.images for parent in PurePosixPath(key).parents}
+    folders = {folder.lower(): folder for folder in above}
+    files = {key.lower(): key for key in source.ending(".txt")}
+    parts = [p for part in path for p in part.replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
+    own = [p for p in path[-1].replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
+    for tried in [parts[i:] for i in range(len(parts) - len(own) + 1)] + [own[i:] for i in range(len(own) + 1)]:
+        key = "/".join(tried).lower() or "."
+        if key in folders and (tried or not own):
+            return [folders[key]]
+        if key in files:
+            lines = (source.text(files[key]) or "").splitlines()
+            places = ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip())
+            found = (source.find_image(line, where=f"{files[key]}:{i}") for i, line in places)
             return [image for image in found if image]
     return None
 
 
-def _split(image, folders):
+def _split(image: str, folders: dict[str, str]) -> str | None:
     if not folders:
         return split_of(image)
     above = (parent.as_posix() for parent in PurePosixPath(image).parents)
     return next((folders[key] for key in (image, *above) if key in folders), None)
 
 
-def _label_of(image, labels, by_stem):
-    """The key of the label file of a picture, or None."""
+def _label_of(image: str, labels: dict[str, str], by_stem: dict[str, list[str]]) -> str | None:
+    """The key of the label file of an image, or None."""
     stem = posixpath.splitext(image)[0]
-    parts = stem.split("/")
+    parts = stem.lower().split("/")
     for i in range(len(parts) - 2, -1, -1):  # .../images/... beside .../labels/...
-        if parts[i].lower() in ("images", "imgs", "img", "jpegimages", "obj_train_data"):
+        if parts[i] in _IMAGE_FOLDERS:
             key = "/".join([*parts[:i], "labels", *parts[i + 1 :]]) + ".txt"
             if key in labels:
-                return key
-    if f"{stem}.txt" in labels:
-        return f"{stem}.txt"
+                return labels[key]
+    if f"{stem.lower()}.txt" in labels:
+        return labels[f"{stem.lower()}.txt"]
     split = split_of(image)
-    found = [key for key in by_stem.get(parts[-1].lower(), ()) if split_of(key) == split]
+    found = [key for key in by_stem.get(parts[-1], ()) if split_of(key) == split]
+    found = [key for key in found if "runs" not in key.lower().split("/")[:-1]] or found
     return found[0] if len(found) == 1 else None
 
 
-def _boxes(source, key, names, keypoints):
+def _boxes(source: Source, key: str, names: list[str], keypoints: bool, image: ImageRow) -> Iterator[BoxRow]:
     for number, line in enumerate((source.text(key) or "").splitlines(), 1):
         where, cells = f"{key}:{number}", line.split()
         if not cells:
             continue
-        values = finite(cells, len(cells))
-        if values is None:
-            source.fault(where, f"a line is 'class cx cy w h' in numbers, not {line.strip()[:60]!r}.")
+        row = finite(cells, len(cells))
+        if row is None:
+            text = printable(line.strip(), 60)
+            source.fault(where, f"a line is 'class cx cy w h' in numbers, not {text!r}.", image)
             continue
-        label, *values = values
-        if label != int(label) or not 0 <= label < len(names):
-            source.fault(where, f"class {cells[0]} is not one of the {len(names)} classes, 0 to {len(names) - 1}.")
-            continue
+        label, *values = row
         values = values[:4] if keypoints else values
-        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            source.fault(where, f"{len(cells)} columns: a box has 5, a polygon an odd number from 7.")
-        elif min(values) < -_SLACK or max(values) > 1 + _SLACK:
+        polygon = len(values) != 4
+        slack = _FAR if polygon else _SLACK
+        if label != int(label) or not 0 <= label < len(names):
+            what = f"class {printable(cells[0], 20)} is not one of the {len(names)} classes, 0 to {len(names) - 1}."
+            source.fault(where, what, image)
+        elif polygon and (len(values) < 6 or len(values) % 2):
+            score = " (the sixth a score, as in predictions?)" if len(cells) == 6 else ""
+            text = f"{len(cells)} columns{score}: a box has 5, a polygon an odd number from 7."
+            source.fault(where, text, image)
+        elif min(values) < -slack or max(values) > 1 + slack:
             worst = max(values, key=lambda v: abs(v - 0.5))
-            source.fault(where, f"{worst:g} is not a fraction 0..1 of the picture (pixels?).")
+            source.fault(where, f"{worst:g} is not a fraction 0..1 of the image (pixels?).", image)
+        elif polygon:
+            yield BoxRow(names[int(label)], *bounds(zip(values[::2], values[1::2])), where)
         else:
-            if len(values) == 4:
-                cx, cy, w, h = values
-                corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-            else:
-                corners = bounds(zip(values[::2], values[1::2]))
-            yield Box(names[int(label)], *corners, where)
+            cx, cy, w, h = values
+            yield BoxRow(names[int(label)], cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, where)
