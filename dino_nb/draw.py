@@ -55,7 +55,7 @@ def draw_boxes(
     image: Image.Image | npt.NDArray[np.uint8],
     boxes: Boxes,
     labels: Sequence[object] | None = None,
-    scores: Sequence[float] | None = None,
+    scores: Sequence[float | None] | None = None,
     colors: Color | Sequence[Color] | Mapping[Any, Color] | None = None,
     *,
     enlarge_to: int = 0,
@@ -71,7 +71,7 @@ def draw_boxes(
         image: PIL image (any mode; its EXIF orientation is applied), or ``(H, W[, 3])`` uint8 array.
         boxes: ``(n, 4)`` array, tensor or list: x0, y0, x1, y1 in pixels.
         labels: n class names or numbers (None for a box without a name); None draws no names.
-        scores: n numbers in [0, 1], written as percent.
+        scores: n numbers in [0, 1], written as percent (None for a box without a score).
         colors: None (by label), one colour (a name, ``"#rrggbb"`` or a tuple of numbers 0..255), n colours, or a dict
             from label to colour (see :func:`class_colors`).
         enlarge_to: enlarge the image until its long side has this many pixels; 0 keeps its size.
@@ -90,7 +90,7 @@ def draw_boxes(
         if given is not None and len(given) != len(boxes):
             raise UserError(f"{len(boxes)} boxes cannot be drawn with {len(given)} {what}: give one for each box.")
     labels = None if labels is None else [x.item() if hasattr(x, "item") else x for x in labels]
-    scores = None if scores is None else [float(s) for s in scores]
+    scores = None if scores is None else [None if s is None else float(s) for s in scores]
     paints = _paints(colors, labels, len(boxes))
 
     enlarge = max(1.0, enlarge_to / max(canvas_image.size))
@@ -106,7 +106,7 @@ def draw_boxes(
         _outline(canvas, corners[i], paints[i], _line_width(corners[i], width), lines[i])
     captions = [_captions(labels[i] if labels else None, scores[i] if scores else None) for i in range(len(boxes))]
     # The most certain name chooses its place first, and is drawn last: nothing covers it.
-    order = sorted((i for i in range(len(boxes)) if captions[i]), key=lambda i: -scores[i] if scores else 0)
+    order = sorted((i for i in range(len(boxes)) if captions[i]), key=lambda i: -(scores[i] or 0) if scores else 0)
     tags = _Tags(np.array(corners, float).reshape(-1, 4), canvas_image.size, width, font_file)
     for i in order:
         tags.place(i, captions[i])

@@ -1,6 +1,7 @@
-"""Pictures of detections and data: drawing, plots and widgets, each loaded on first use."""
+"""Images of detections and data: drawing, plots and widgets, each loaded on first use."""
 
 import importlib
+from typing import Any
 
 # public name -> the module that defines it
 _WHERE = {
@@ -9,21 +10,24 @@ _WHERE = {
     "grid": "dino_nb.viz.sheet",
     "show_attention": "dino_nb.viz.attention",
     "evaluation_figure": "dino_nb.viz.scores",
-    "worst_pictures": "dino_nb.viz.scores",
+    "worst_images": "dino_nb.viz.scores",
+    "confused": "dino_nb.viz.scores",
     "explore": "dino_nb.viz.widgets",
     "browse": "dino_nb.viz.widgets",
     "compare": "dino_nb.viz.widgets",
+    "judge": "dino_nb.viz.judged",
+    "threshold_curve": "dino_nb.viz.curve",
     "summary_figure": "dino_nb.viz.dataset",
 }
 
 __all__ = list(_WHERE)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'dino_nb.viz' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,221 +1,282 @@
-"""Looking through pictures with sliders: detections, annotations, and both side by side.
+"""Looking through images with sliders: detections, annotations, and both side by side.
 
-Only what ipywidgets 7.7 and 8 share is used. Where no front-end shows widgets (a saved notebook, a converted one), the
-picture stands there as it is.
+Every function returns a ``View``; its ``set``, ``image`` and ``summary`` do without widgets what the sliders do.
 """
 
-import base64
 import html
-import io
 from collections import Counter
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from dino_nb.data.dataset import CocoDataset
-from dino_nb.draw import class_colors, draw_boxes
+from dino_nb.draw import add_legend, class_colors, draw_boxes
 from dino_nb.errors import UserError
-from dino_nb.inference.sources import leaves, read
+from dino_nb.inference.detector import Detector
+from dino_nb.inference.keywords import known_keywords
+from dino_nb.inference.results import Result
+from dino_nb.inference.sources import Source, leaves, read
 from dino_nb.inference.video import is_video
+from dino_nb.viz.curve import threshold_curve
+from dino_nb.viz.judged import FLOOR, LONG_SIDE, OUTCOMES, Judged, judge, reduced, reduced_file
 from dino_nb.viz.sheet import grid
-
-_LONG_SIDE = 900  # pixels of a shown picture at most
-_FLOOR = 0.05  # the least score that the threshold slider reaches
+from dino_nb.viz.view import View
 
 
-def explore(detector, images, threshold=0.3, top=100):
-    """Detections with sliders: which picture, the least score, how many at most, which classes.
+@known_keywords
+def explore(
+    detector: Detector | Result | Sequence[Result],
+    images: Source = None,
+    threshold: float = 0.3,
+    max_detections: int = 100,
+    *,
+    split: str = "val",
+    slice_size: int | None = None,
+) -> View:
+    """Detections with sliders: which image, the threshold, how many at most, which classes.
 
     Args:
-        detector: a ``dino_nb.Detector``. A picture is looked at once, when it is first shown.
-        images: anything that ``Detector.predict`` takes, videos excepted.
-        threshold, top: where the sliders start.
-
-    Returns:
-        A ``View``: put it last in a cell, or ``display`` it.
+        detector: a ``dino_nb.Detector``. An image goes through the network once, when it is first shown. Or what its
+            ``predict`` found: nothing is then looked at again, and ``images`` is left out.
+        images: anything that ``Detector.predict`` takes, videos excepted; or a COCODIR: then precision, recall and F1
+            over its ``split`` move with the threshold (see :func:`compare`).
+        threshold, max_detections: where the sliders start.
+        slice_size: see ``Detector.predict``.
     """
-    found = list(leaves(images))
-    if any(isinstance(leaf, str) and is_video(leaf) for leaf in found):
-        raise UserError("explore shows pictures; for a video use detector.annotate_video(path, 'out.mp4').")
-    colors = class_colors(detector.class_names)
-
-    @lru_cache(maxsize=8)
-    def picture(index):
-        return next(read(found[index], index))
-
-    @cache
-    def detections(index):
-        return detector.predict(picture(index).image, threshold=_FLOOR)
-
-    def render(index, threshold, top, classes):
-        shown = detections(index).filter(threshold, classes or None, top)
-        image, scale = _reduced(picture(index).image)
-        return shown.draw(image, scale, colors, enlarge_to=480), _caption(
-            picture(index).name, picture(index).image.size, shown.names, colors
-        )
-
-    import ipywidgets
-
-    controls = {
-        "threshold": ipywidgets.FloatSlider(
-            value=max(_FLOOR, threshold), min=_FLOOR, max=1.0, step=0.01, description="least score"
-        ),
-        "top": ipywidgets.IntSlider(value=min(top, 300), min=1, max=300, description="at most"),
-        "classes": _class_picker(detector.class_names),
-    }
-    return View(len(found), render, controls)
+    if isinstance(images, (str, Path)) and (Path(images) / "annotations" / f"instances_{split}2017.json").is_file():
+        judged = judge(_several(detector), images, split, slice_size=slice_size)
+        return View(_Judged({"detected": judged}, None), _controls(threshold, judged.names, errors=True))
+    if isinstance(detector, Detector):
+        found = list(leaves(images))
+        if any(isinstance(leaf, str) and is_video(leaf) for leaf in found):
+            raise UserError("explore shows images; for a video use detector.annotate_video(path, 'out.mp4').")
+        scene = _Detected(detector, detector.class_names, found, slice_size)
+    else:
+        results = list(_several(detector))
+        scene = _Detected(None, results[0].class_names if results else [], results, None)
+    top = {"value": min(max_detections, 300), "min": 1, "max": 300, "description": "max detections", **_WIDE}
+    controls = _controls(threshold, list(scene.colors))
+    first = {"threshold": controls.pop("threshold"), "max_detections": ("IntSlider", top)}
+    return View(scene, first | controls)
 
 
-def browse(cocodir, split="val"):
-    """The annotated pictures of a split with a slider: what the network is going to learn from, or be scored on.
+@known_keywords
+def browse(cocodir: str | Path, split: str = "val") -> View:
+    """The annotated images of a split with a slider: what the network is going to learn from, or be scored on.
 
-    Crowd regions are dashed. Returns a ``View``.
+    Crowd regions are dashed.
     """
     data = CocoDataset(cocodir, split, keep_crowd=True)
-    colors = class_colors(data.class_names)
-
-    def render(index, classes):
-        drawn, names, size = _annotated(data, index, classes, colors)
-        return drawn, _caption(data.path(index).name, size, names, colors)
-
-    return View(len(data), render, {"classes": _class_picker(data.class_names)})
+    controls = _controls(None, data.class_names)
+    return View(_Annotated(data), {name: controls[name] for name in ("labels", "classes")})
 
 
-def compare(detector, cocodir, split="val", threshold=0.3):
-    """Annotations and detections of a split's pictures side by side. Returns a ``View``."""
-    data = CocoDataset(cocodir, split, keep_crowd=True)
-    colors = class_colors([*data.class_names, *detector.class_names])
+@known_keywords
+def compare(
+    detector: Detector | Sequence[Detector] | Sequence[Result],
+    cocodir: str | Path,
+    split: str = "val",
+    threshold: float = 0.3,
+    *,
+    names: Sequence[str] | None = None,
+    slice_size: int | None = None,
+    limit: int | None = None,
+) -> View:
+    """Annotations and detections of a split's images side by side, right and wrong ones told apart, with precision,
+    recall and F1 over the whole split at the slider's threshold.
 
-    @cache
-    def detections(index):
-        return detector.predict(data.path(index), threshold=_FLOOR)
-
-    def render(index, threshold, classes):
-        truth, names, size = _annotated(data, index, classes, colors)
-        wanted = [name for name in classes if name in detector.class_names] if classes else None
-        shown = detections(index).filter(threshold, wanted)
-        image, scale = _reduced(shown.image)
-        pair = [truth, shown.draw(image, scale, colors, enlarge_to=480)]
-        side_by_side = size[0] < 2 * size[1]
-        sheet = grid(pair, 2 if side_by_side else 1, ["annotated", "detected"], 1100 if side_by_side else _LONG_SIDE)
-        caption = _caption(data.path(index).name, size, names, colors)
-        return sheet, f"{caption}<br>detected: {_counts(shown.names, colors)}"
-
-    import ipywidgets
-
-    classes = list(dict.fromkeys([*data.class_names, *(n for n in detector.class_names if n is not None)]))
-    controls = {
-        "threshold": ipywidgets.FloatSlider(
-            value=max(_FLOOR, threshold), min=_FLOOR, max=1.0, step=0.01, description="least score"
-        ),
-        "classes": _class_picker(classes),
-    }
-    return View(len(data), render, controls)
-
-
-class View:
-    """A picture with controls: widgets in a live notebook, the picture alone elsewhere.
-
-    Attributes:
-        position: the slider of the picture's number, from 0. controls: the other widgets by name.
-        image: the ``PIL.Image`` that is shown. caption: the line of HTML above it.
-        widget: all of it, an ipywidgets ``VBox``, to be placed in a layout of one's own.
+    Args:
+        detector: one, or two to be compared (as before and after fine-tuning). Or what ``predict`` found on images of
+            the split already, at a low threshold such as 0.05: nothing is then looked at again.
+        cocodir, split: the annotated images; all of them go through the network once, at the start.
+        threshold: where the slider starts.
+        names: what two detectors are called.
+        slice_size: see ``Detector.predict``.
+        limit: take the first images only.
     """
-
-    def __init__(self, count, render, controls):
-        import ipywidgets
-
-        if count == 0:
-            raise UserError("there is no picture to show.")
-        self._render, self.controls = render, controls
-        self.position = ipywidgets.IntSlider(min=0, max=count - 1, description="picture", continuous_update=False)
-        back, forward = (ipywidgets.Button(description=sign, tooltip=tip) for sign, tip in (("◀", "back"), ("▶", "on")))
-        for button, step in ((back, -1), (forward, 1)):
-            button.layout.width = "3em"
-            button.on_click(lambda _, step=step: self._move(step))
-        self._line = ipywidgets.HTML()
-        self._picture = ipywidgets.Image(format="jpeg")
-        self._picture.layout.max_width = "98%"
-        self._picture.layout.align_self = "flex-start"  # else a column stretches it to the page's width
-        browser = [ipywidgets.HBox([self.position, back, forward])] if count > 1 else []
-        hint = ipywidgets.HTML("<small>none chosen: all classes; Ctrl or ⌘ adds to the choice</small>")
-        picker = [ipywidgets.VBox([controls["classes"], hint])] if "classes" in controls else []
-        sliders = [control for name, control in controls.items() if name != "classes"]
-        rows = ipywidgets.HBox([ipywidgets.VBox(browser + sliders), *picker])
-        self.widget = ipywidgets.VBox([rows, self._line, self._picture])
-        for control in (self.position, *controls.values()):
-            control.observe(self._update, names="value")
-        self._update()
-
-    def _move(self, step):
-        self.position.value = min(max(self.position.value + step, 0), self.position.max)
-
-    def _update(self, _change=None):
-        values = {name: control.value for name, control in self.controls.items()}
-        try:
-            self.image, self.caption = self._render(self.position.value, **values)
-        except UserError as error:  # a damaged picture must not end the walk through the others
-            self.image, self.caption = Image.new("RGB", (480, 40), "#eee"), f"<b>{html.escape(str(error))}</b>"
-        self._line.value = f"{self.position.value + 1} of {self.position.max + 1} &nbsp; {self.caption}"
-        self._picture.value = _encoded(self.image, "JPEG", quality=90)
-
-    def _repr_mimebundle_(self, **_):
-        return {
-            "text/plain": repr(self),
-            "image/png": base64.b64encode(_encoded(self.image, "PNG")).decode("ascii"),
-            "application/vnd.jupyter.widget-view+json": {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self.widget.model_id,
-            },
-        }
-
-    def __repr__(self):
-        return f"View(picture {self.position.value + 1} of {self.position.max + 1})"
+    several: Any = detector
+    two = not isinstance(detector, Detector) and len(several) > 0 and isinstance(several[0], Detector)
+    shown: list[Any] = list(several) if two else [several]
+    titles = list(names or (["detected"] if len(shown) == 1 else ["first", "second"]))
+    if not 1 <= len(shown) <= 2 or len(titles) != len(shown):
+        raise UserError("compare takes one or two detectors, and a name for each.")
+    data = CocoDataset(cocodir, split, keep_crowd=True)
+    judged = {title: judge(one, data, slice_size=slice_size, limit=limit) for title, one in zip(titles, shown)}
+    classes = list(dict.fromkeys(name for one in judged.values() for name in one.names))
+    return View(_Judged(judged, data), _controls(threshold, classes, errors=True))
 
 
-def _annotated(data, index, classes, colors):
-    """The picture with its annotations, the names of these, and the picture's size."""
-    image, target = data[index]
+def _several(results: Any) -> Any:
+    return [results] if isinstance(results, Result) else results
+
+
+class _Detected:
+    """Detections alone: ``found`` are single sources for ``detector``, or results."""
+
+    def __init__(
+        self,
+        detector: Detector | None,
+        class_names: Sequence[str | None],
+        found: Sequence[Any],
+        slice_size: int | None,
+    ) -> None:
+        self.detector, self.found, self.count, self.slice_size = detector, found, len(found), slice_size
+        self.colors = class_colors(class_names)
+        self.results: dict[int, Result] = {}  # without their images, of which only the last few are kept, reduced
+        self.image = lru_cache(maxsize=8)(self._image)
+
+    def draw(
+        self, index: int, threshold: float, max_detections: int, labels: bool, scores: bool, classes: Sequence[str]
+    ) -> tuple[Image.Image, str]:
+        image, scale = self.image(index)
+        shown = self.results[index].filter(threshold, classes or None, max_detections)
+        drawn = shown.draw(image, scale, self.colors, labels=labels, scores=scores, enlarge_to=480)
+        return drawn, _caption(shown.name, shown.size, shown.names, self.colors)
+
+    def _image(self, index: int) -> tuple[Image.Image, float]:
+        if self.detector is None:
+            self.results[index] = self.found[index]
+            return reduced(self.found[index].image)
+        source = next(read(self.found[index], index))
+        if index not in self.results:
+            [result] = self.detector.stream([source.image], FLOOR, slice_size=self.slice_size)
+            result.name = source.name
+            self.results[index] = result.drop_image()
+        return reduced(source.image)
+
+    def summary(self, **_: Any) -> None:
+        return None
+
+    def order(self, **_: Any) -> range:
+        return range(self.count)
+
+
+class _Annotated:
+    """Annotations alone."""
+
+    def __init__(self, data: CocoDataset) -> None:
+        self.data, self.count, self.colors = data, len(data), class_colors(data.class_names)
+
+    def draw(self, index: int, labels: bool, classes: Sequence[str]) -> tuple[Image.Image, str]:
+        drawn, names, size = annotated(self.data, index, classes, self.colors, labels)
+        return drawn, _caption(self.data.path(index).name, size, names, self.colors)
+
+    def summary(self, **_: Any) -> None:
+        return None
+
+    def order(self, **_: Any) -> range:
+        return range(self.count)
+
+
+class _Judged:
+    """Right and wrong detections of one or two detectors, beside the annotations of ``data`` if it is given."""
+
+    def __init__(self, judged: dict[str, Judged], data: CocoDataset | None) -> None:
+        self.judged, self.data = judged, data
+        first = next(iter(judged.values()))
+        self.count = len(first.indices)
+        self.colors = class_colors(name for one in judged.values() for name in one.names)
+
+    def draw(
+        self, index: int, threshold: float, errors: bool, labels: bool, scores: bool, classes: Sequence[str]
+    ) -> tuple[Image.Image, str]:
+        first = next(iter(self.judged.values()))
+        where = first.indices[index]
+        panes, titles, lines = [], [], []
+        if self.data is not None:
+            truth, names, size = annotated(self.data, where, classes, self.colors, labels)
+            panes, titles = [truth], ["annotated"]
+            lines = [_caption(self.data.path(where).name, size, names, self.colors)]
+        else:
+            lines = [f"<b>{html.escape(first.data.path(where).name)}</b>"]
+        for title, one in self.judged.items():
+            panes.append(one.draw(index, threshold, classes, labels=labels, scores=scores, legend=False))
+            titles.append(title)
+            rows, kinds, missed = one.outcomes(index, threshold, classes)
+            counts = Counter(kinds) + Counter(missed=len(missed))
+            told = ", ".join(f"{counts[kind]} {kind}" for kind in ("correct", "wrong", "missed") if counts[kind])
+            found = _counts([one.names[i] for i in one.labels[rows]], self.colors)
+            lines.append(f"{html.escape(title)}: {told or 'nothing'} &ensp; <small>{found}</small>")
+        beside = panes[0].width < 2 * panes[0].height
+        width = 1100 if beside and len(panes) > 1 else LONG_SIDE
+        sheet = grid(panes, len(panes) if beside else 1, titles, width) if len(panes) > 1 else panes[0]
+        return add_legend(sheet, list(OUTCOMES.values())), "<br>".join(lines)
+
+    def summary(self, threshold: float, classes: Sequence[str], **_: Any) -> tuple[str, Image.Image]:
+        lines, figures = [], []
+        for title, one in self.judged.items():
+            rates, best = one.rates(threshold, classes), one.best(classes)
+            told = ", ".join(
+                f"{'F1' if key == 'f1' else key} <b>{rates[key]:.3f}</b>" if rates[key] >= 0 else f"{key} —"
+                for key in ("precision", "recall", "f1")
+            )
+            mark = f"; best F1 {best[1]:.3f} at {best[0]:.2f}" if best else "; nothing is found"
+            which = f"{html.escape(title)}, " if len(self.judged) > 1 else ""
+            lines.append(f"{which}all {self.count} images at {threshold:.2f}: {told}{mark}")
+            figures.append(threshold_curve(one.curves(classes), threshold, best))
+        sheet = Image.new("RGB", (sum(f.width for f in figures), figures[0].height), "white")
+        for i, figure in enumerate(figures):
+            sheet.paste(figure, (i * figure.width, 0))
+        return "<br>".join(lines), sheet
+
+    def order(self, threshold: float, errors: bool, classes: Sequence[str], **_: Any) -> Sequence[int]:
+        if not errors:
+            return range(self.count)
+        return sorted({index for one in self.judged.values() for index in one.with_errors(threshold, classes)})
+
+
+_WIDE = {"style": {"description_width": "7em"}}
+
+
+def _controls(
+    threshold: float | None, names: Sequence[str | None], errors: bool = False
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+    known = [name for name in dict.fromkeys(names) if name is not None]
+    slider = {"min": FLOOR, "max": 1.0, "step": 0.01, "description": "threshold", **_WIDE}
+    check = {"indent": False}
+    controls: dict[str, tuple[str, dict[str, Any]]] = {
+        "threshold": ("FloatSlider", {"value": max(FLOOR, threshold or 0), **slider})
+    }
+    if errors:
+        controls["errors"] = ("Checkbox", {"value": False, "description": "only images with errors", **check})
+    controls["labels"] = ("Checkbox", {"value": len(known) > 1, "description": "names", **check})
+    controls["scores"] = ("Checkbox", {"value": True, "description": "scores", **check})
+    rows = {"options": known, "rows": min(8, len(known) + 1), "description": "only"}
+    controls["classes"] = ("SelectMultiple", rows)
+    return controls
+
+
+def annotated(
+    data: CocoDataset, index: int, classes: Sequence[str], colors: Mapping[str, str], labels: bool = True
+) -> tuple[Image.Image, list[str], tuple[int, int]]:
+    """An image with its annotations, the names of these, and the image's size (width, height) in pixels."""
+    image, scale, size = reduced_file(str(data.path(index)))
+    target = data.target(index, size[1], size[0])
     names = [data.class_names[label] for label in target["labels"].tolist()]
     keep = [i for i, name in enumerate(names) if not classes or name in classes]
     names = [names[i] for i in keep]
-    small, scale = _reduced(image)
-    crowds = ["dashed" if crowd else "solid" for crowd in target["iscrowd"][keep].tolist()]
-    drawn = draw_boxes(small, target["boxes"][keep] * scale, names, colors=colors, enlarge_to=480, line=crowds)
-    return drawn, names, image.size
+    lines = ["dashed" if crowd else "solid" for crowd in target["iscrowd"][keep].tolist()]
+    paints = [colors[name] for name in names]
+    boxes = target["boxes"][keep] * scale
+    drawn = draw_boxes(image, boxes, names if labels else None, colors=paints, enlarge_to=480, line=lines)
+    if "dashed" in lines:
+        drawn = add_legend(drawn, [("object", "#BBBBBB", "solid"), ("crowd", "#BBBBBB", "dashed")])
+    return drawn, names, size
 
 
-def _reduced(image):
-    """The picture scaled down to what a notebook shows, and the factor."""
-    scale = min(1.0, _LONG_SIDE / max(image.size))
-    if scale == 1:
-        return image, scale
-    return image.resize([max(1, round(s * scale)) for s in image.size], Image.Resampling.LANCZOS), scale
-
-
-def _class_picker(names):
-    import ipywidgets
-
-    options = [name for name in names if name is not None]
-    picker = ipywidgets.SelectMultiple(options=options, rows=min(8, len(options) + 1), description="only")
-    return picker
-
-
-def _caption(name, size, names, colors):
+def _caption(name: str, size: tuple[int, int], names: Sequence[str], colors: Mapping[str, str]) -> str:
     return f"<b>{html.escape(name)}</b> &nbsp; {size[0]} × {size[1]} &nbsp; {_counts(names, colors)}"
 
 
-def _counts(names, colors):
+def _counts(names: Sequence[str], colors: Mapping[str, str]) -> str:
     """Names and numbers as HTML with a spot of each class's colour; class names are a stranger's text."""
     spots = [
         f'<span style="color:{colors[name]}">■</span>&thinsp;{count} {html.escape(str(name))}'
         for name, count in Counter(names).most_common()
     ]
     return " &ensp; ".join(spots) or "nothing"
-
-
-def _encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

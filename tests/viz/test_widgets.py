@@ -1,9 +1,13 @@
 import base64
+import gc
 import io
 import json
+import re
+import shutil
+import sys
+import weakref
 
 import ipywidgets
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,7 +26,7 @@ def detector():
 
 
 @pytest.fixture
-def pictures():
+def images():
     return [Image.new("RGB", size, "grey") for size in ((200, 100), (60, 50), (3000, 800))]
 
 
@@ -33,17 +37,17 @@ def sample(tmp_path_factory):
 
 def shown(view):
     """What the browser gets."""
-    return Image.open(io.BytesIO(view._picture.value))
+    return Image.open(io.BytesIO(view._shown.value))
 
 
-def test_the_sliders_filter_what_is_shown(detector, pictures):
-    view = explore(detector, pictures)
+def test_explore_sliders_filter_what_is_shown(detector, images):
+    view = explore(detector, images)
     assert "1 cat" in view.caption and "1 dog" in view.caption
     view.controls["threshold"].value = 0.05
     assert "2 dog" in view.caption
-    view.controls["top"].value = 1
+    view.controls["max_detections"].value = 1
     assert "1 cat" in view.caption and "dog" not in view.caption
-    view.controls["top"].value = 300
+    view.controls["max_detections"].value = 300
     view.controls["classes"].value = ("dog",)
     assert "2 dog" in view.caption and "cat" not in view.caption
     before = view.image
@@ -52,47 +56,126 @@ def test_the_sliders_filter_what_is_shown(detector, pictures):
     assert view.controls["classes"].options == ("cat", "dog")
 
 
-def test_the_browser_walks_and_stops_at_both_ends(detector, pictures):
-    view = explore(detector, pictures)
+def test_view_step_stops_at_both_ends(detector, images):
+    view = explore(detector, images)
     sizes = [shown(view).size]
     for _ in range(4):
-        view._move(1)
+        view.step(1)
         sizes.append(shown(view).size)
-    # small pictures are enlarged, large ones scaled down to what a notebook shows
+    # small images are enlarged, large ones scaled down to what a notebook shows
     assert sizes == [(480, 240), (480, 400), (900, 240), (900, 240), (900, 240)]
     for _ in range(4):
-        view._move(-1)
-    assert view.position.value == 0
-    assert [len(batch) for batch in detector.model.seen] == [1, 1, 1]  # every picture went through the network once
+        view.step(-1)
+    assert view.position.value == 1
+    assert [len(batch) for batch in detector.model.seen] == [1, 1, 1]  # every image went through the network once
 
 
-def test_a_damaged_picture_says_so_and_the_walk_goes_on(detector, tmp_path):
+def test_explore_of_a_damaged_image_says_so(detector, tmp_path):
     (tmp_path / "a<b>.png").write_bytes(b"damaged")
     Image.new("RGB", (30, 30)).save(tmp_path / "b.png")
     view = explore(detector, tmp_path)
     assert "a&lt;b&gt;.png is not an image" in view.caption
-    view._move(1)
+    view.step(1)
     assert "b.png" in view.caption and "1 cat" in view.caption
 
 
-def test_names_cannot_bring_html(pictures):
-    view = explore(Detector(FakeModel(["<script>alert(1)</script>", None, "dog"]), "cpu"), pictures)
-    assert "<script" not in view.widget.children[1].value
-    assert "&lt;script&gt;" in view.widget.children[1].value
+def test_explore_escapes_class_names(images):
+    view = explore(Detector(FakeModel(["<script>alert(1)</script>", None, "dog"]), "cpu"), images)
+    assert "<script" not in view._line.value
+    assert "&lt;script&gt;" in view._line.value
 
 
-def test_a_picture_stands_where_no_widgets_are_shown(detector, pictures):
-    view = explore(detector, pictures)
-    bundle = json.loads(json.dumps(view._repr_mimebundle_(include=None, exclude=None)))
-    assert bundle[WIDGET]["model_id"] == view.widget.model_id
-    assert bundle["text/plain"] == "View(picture 1 of 3)"
-    static = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    np.testing.assert_array_equal(np.asarray(static), np.asarray(view.image))
+@pytest.fixture
+def displayed(monkeypatch):
+    """What IPython is asked to display."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: outputs.append(json.loads(json.dumps(bundle))))
+    return outputs
 
 
-def test_one_picture_needs_no_browser_and_none_is_an_error(detector, pictures):
-    assert view_types(explore(detector, pictures[0]).widget).count("IntSlider") == 1  # that of "at most"
-    with pytest.raises(UserError, match="no picture"):
+def test_view_leaves_an_image_for_a_notebook_that_is_opened_again(detector, images, displayed):
+    """Without a kernel a front-end says "model not found" of the widget; the image is an output of its own."""
+    view = explore(detector, images)
+    view._ipython_display_()
+    still, widget = displayed
+    assert WIDGET not in still and widget[WIDGET]["model_id"] == view.widget.model_id
+    assert still["text/plain"] == widget["text/plain"] == "View(image 1 of 3)"
+    data = re.search(r"data:image/jpeg;base64,([^\"]+)", still["text/html"])[1]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == view.image.size
+    key = re.search(r"body:has\(\.([\w-]+)-live\) \.([\w-]+)-still { display: none }", still["text/html"])
+    assert f"{key[1]}-live" in view.widget._dom_classes and f'class="{key[2]}-still"' in still["text/html"]
+
+
+def test_view_works_without_ipywidgets(detector, images, displayed, monkeypatch):
+    with_widgets = explore(detector, images).set(1, threshold=0.05, classes=("dog",))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    view = explore(detector, images)
+    assert view.widget is None and "1 cat" in view.caption
+    view.set(1, threshold=0.05, classes=("dog",))
+    assert view.caption == with_widgets.caption and view.image.tobytes() == with_widgets.image.tobytes()
+    view.step(1)
+    assert view.index == 2
+    view._ipython_display_()
+    assert len(displayed) == 1 and "base64" in displayed[0]["text/html"]
+    with pytest.raises(UserError, match="Did you mean 'threshold'"):
+        view.set(treshold=0.5)
+    with pytest.raises(UserError, match="no image 9"):
+        view.set(9)
+
+
+def test_explore_keeps_no_full_size_images(detector, tmp_path, monkeypatch):
+    """Of the images seen only a few reduced ones stay in memory."""
+    kept = []
+    from dino_nb.viz import widgets
+
+    def read(leaf, number):
+        source = original(leaf, number)
+        for one in source:
+            kept.append(weakref.ref(one.image))
+            yield one
+
+    original = widgets.read
+    monkeypatch.setattr(widgets, "read", read)
+    view = explore(detector, (Image.new("RGB", (2000, 10 + i)) for i in range(12)))
+    for _ in range(11):
+        view.step(1)
+    gc.collect()
+    assert not [ref for ref in kept if ref() is not None and max(ref().size) > 900]
+    cached = view.scene.image.cache_info()
+    assert cached.currsize == cached.maxsize == 8
+
+
+def test_explore_takes_results_and_looks_no_more(detector, images):
+    results = detector.predict(images, threshold=0.05)
+    detector.model.seen.clear()
+    view = explore(results)
+    assert "1 cat" in view.caption and view.position.max == 3
+    assert explore(results[0]).position.max == 1
+    assert detector.model.seen == []
+    with pytest.raises(UserError, match="no image"):
+        explore([])
+
+
+def test_explore_and_compare_honour_slice_size(detector, sample, tmp_path):
+    for make in (explore, compare):
+        detector.model.seen.clear()
+        make(detector, sample, slice_size=64)
+        assert len(detector.model.seen) > 10
+    detector.model.seen.clear()
+    explore(detector, Image.new("RGB", (200, 100)), slice_size=64)
+    assert len(detector.model.seen) > 4
+
+
+def test_explore_refuses_what_is_out_of_range(detector, images):
+    with pytest.raises(UserError, match=r"threshold must be in \[0, 1\], not 2"):
+        explore(detector, images, threshold=2)
+    with pytest.raises(UserError, match="Did you mean 'threshold'"):
+        explore(detector, images, treshold=0.2)
+
+
+def test_explore_of_one_image_and_of_none(detector, images):
+    assert view_types(explore(detector, images[0]).widget).count("IntSlider") == 1  # that of "at most"
+    with pytest.raises(UserError, match="no image"):
         explore(detector, [])
     with pytest.raises(UserError, match="annotate_video"):
         explore(detector, "clip.mp4")
@@ -104,10 +187,10 @@ def view_types(widget):
 
 def test_browse_shows_the_annotations(sample):
     view = browse(sample, "val")
-    assert view.position.max == 4
+    assert (view.position.min, view.position.max) == (1, 5)
     captions = []
-    for index in range(5):
-        view.position.value = index
+    for position in range(1, 6):
+        view.position.value = position
         captions.append(view.caption)
     file = json.loads((sample / "annotations" / "instances_val2017.json").read_text())
     assert sum(int(part) for c in captions for part in counts(c)) == len(file["annotations"])
@@ -121,7 +204,7 @@ def counts(caption):
     return [part.split()[0] for part in caption.split("&thinsp;")[1:]]
 
 
-def test_crowds_are_shown_dashed(sample, tmp_path):
+def test_browse_shows_crowds_dashed(sample, tmp_path):
     file = sample / "annotations" / "instances_val2017.json"
     content = json.loads(file.read_text())
     plain = browse(sample).image
@@ -132,34 +215,90 @@ def test_crowds_are_shown_dashed(sample, tmp_path):
     (crowded / "annotations" / file.name).write_text(json.dumps(content))
     (crowded / "val2017").symlink_to(sample / "val2017")
     dashed = browse(crowded).image
-    assert dashed.size == plain.size and dashed.tobytes() != plain.tobytes()
+    assert dashed.width == plain.width and dashed.height > plain.height  # there is a legend
 
 
 def test_compare_puts_both_side_by_side(sample):
     view = compare(Detector(FakeModel(["red circle", None, "dog"]), "cpu"), sample, threshold=0.5)
-    assert view.image.width > 1.9 * view.image.height
+    assert view.image.width > 1.8 * view.image.height
     truth, _, detected = view.caption.partition("detected:")
     assert counts(truth) and counts(detected) == ["1", "1"]
     assert set(view.controls["classes"].options) == {*CLASSES, "dog"}
     view.controls["classes"].value = ("dog",)
     assert "red circle" not in view.caption and "1 dog" in view.caption
     view.controls["classes"].value = ("blue square",)  # a class that the detector does not know
-    assert view.caption.endswith("detected: nothing")
+    assert "detected: " in view.caption and "detected: 1" not in view.caption
 
 
-def test_grid_lays_pictures_out(detector, pictures):
-    sheet = grid(pictures, columns=2, titles=["one", "two", "a title far too long for its column " * 9], width=600)
+def test_compare_rates_move_with_the_threshold(sample):
+    detector = Detector(FakeModel(["red circle", None, "blue square"]), "cpu")
+    view = compare(detector, sample, threshold=0.5)
+    one = view.scene.judged["detected"]
+    assert "all 5 images at 0.50" in view.summary and "precision <b>" in view.summary
+    before, figure = view.summary, view._figure.value
+    view.controls["threshold"].value = 0.95
+    assert "at 0.95" in view.summary and view.summary != before and view._figure.value != figure
+    assert "precision —" in view.summary and one.rates(0.95)["recall"] == 0
+    assert view.image.size[0] > 1000
+
+
+def test_compare_walks_through_images_with_errors_alone(sample):
+    detector = Detector(FakeModel(["red circle", None, "blue square"]), "cpu")
+    view = compare(detector, sample, threshold=0.95)
+    one = view.scene.judged["detected"]
+    one.found_at[one.truth_starts[1] : one.truth_starts[2]] = 1.0  # as if all objects of the second image were found
+    view.controls["errors"].value = True
+    assert view.position.max == 4 and view.index == 0
+    view.step(1)
+    assert (view.index, view.position.value) == (2, 2)
+    view.controls["errors"].value = False
+    assert (view.index, view.position.value, view.position.max) == (2, 3, 5)
+
+
+def test_compare_of_two_detectors_shows_both(sample):
+    detectors = [Detector(FakeModel([name, None, "dog"]), "cpu") for name in ("red circle", "blue square")]
+    view = compare(detectors, sample, names=["before", "after"], limit=2)
+    assert "before, all 2 images" in view.summary and "after, all 2 images" in view.summary
+    assert "before: " in view.caption and "after: " in view.caption
+    with pytest.raises(UserError, match="a name for each"):
+        compare(detectors, sample, names=["one"])
+
+
+def test_compare_takes_results(sample):
+    detector = Detector(FakeModel(["red circle", None, "dog"]), "cpu")
+    results = detector.predict(sample / "val2017", threshold=0.05)
+    whole, part = compare(detector, sample), compare(results[:3], sample)
+    assert part.position.max == 3 and part.image.tobytes() == whole.image.tobytes()
+    with pytest.raises(UserError, match="no images of these"):
+        compare(detector.predict([Image.new("RGB", (9, 9))]), sample)
+    with pytest.raises(UserError, match="no results"):
+        compare([], sample)
+
+
+def test_compare_of_an_unreadable_image_goes_on(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "copy")
+    first = sorted((tmp_path / "copy" / "val2017").iterdir())[0]
+    first.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=first.name):
+        view = compare(Detector(FakeModel(), "cpu"), tmp_path / "copy")
+    assert "is not an image" in view.caption
+    view.step(1)
+    assert "detected" in view.caption
+
+
+def test_grid_lays_images_out(detector, images):
+    sheet = grid(images, columns=2, titles=["one", "two", "a title far too long for its column " * 9], width=600)
     assert sheet.width == 600
-    result = detector.predict(pictures[0])
+    result = detector.predict(images[0])
     assert grid([result], width=400).size == (400, 200)
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="no image"):
         grid([])
     with pytest.raises(UserError, match="titles"):
-        grid(pictures, titles=["one"])
+        grid(images, titles=["one"])
 
 
-def test_only_widgets_that_old_front_ends_know_are_used(detector, pictures, sample):
-    for view in (explore(detector, pictures), browse(sample), compare(detector, sample)):
-        known = {"VBox", "HBox", "IntSlider", "FloatSlider", "SelectMultiple", "Button", "HTML", "Image"}
+def test_view_uses_widgets_of_old_front_ends_alone(detector, images, sample):
+    for view in (explore(detector, images), browse(sample), compare(detector, sample)):
+        known = {"VBox", "HBox", "IntSlider", "FloatSlider", "SelectMultiple", "Button", "HTML", "Image", "Checkbox"}
         assert set(view_types(view.widget)) <= known
     assert int(ipywidgets.__version__.split(".")[0]) in (7, 8)

@@ -1,0 +1,187 @@
+"""An image with controls: widgets in a live notebook, the image alone in a saved one, and plain calls anywhere.
+
+Only what ipywidgets 7.7 and 8 share is used.
+"""
+
+import base64
+import html
+import importlib
+import io
+import secrets
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+
+from dino_nb.errors import UserError, did_you_mean
+
+
+class View:
+    """An image that follows its controls.
+
+    Attributes:
+        index: the number of the shown image, from 0.
+        image: the ``PIL.Image`` that is shown. caption: the line of HTML above it. summary: the one about all images.
+        position: the slider of the image's number, from 1. controls: the other widgets by name.
+        widget: all of it, an ipywidgets ``VBox``; None where ipywidgets is not installed.
+
+    :meth:`set` moves the controls from code.
+    """
+
+    def __init__(self, scene: Any, controls: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+        """
+        Args:
+            scene: what is shown: ``count`` images; ``draw(index, **values)`` gives one and a line of HTML;
+                ``order(**values)`` the numbers of those to walk through; ``summary(**values)`` a line of HTML and a
+                figure about all, or None. ``values`` are those of the controls.
+            controls: name -> (class in ipywidgets, its arguments).
+        """
+        if scene.count == 0:
+            raise UserError("there is no image to show.")
+        self.scene, self.index, self._busy = scene, 0, False
+        self._key = f"dino-{secrets.token_hex(4)}"
+        try:
+            widgets: Any = importlib.import_module("ipywidgets")
+        except ImportError:
+            widgets = None
+        place = {"value": 1, "min": 1, "max": scene.count, "description": "image", "continuous_update": False}
+        self.position = _make(widgets, "IntSlider", place)
+        self.controls = {name: _make(widgets, kind, options) for name, (kind, options) in controls.items()}
+        self.widget = self._lay_out(widgets) if widgets else None
+        self._update()
+
+    def set(self, index: int | None = None, **values: Any) -> "View":
+        """Show image ``index`` (from 0) and move the controls, such as ``threshold=0.5``; returns the view."""
+        for name in values:
+            if name not in self.controls:
+                known = ", ".join(self.controls)
+                raise UserError(f"there is no control {name!r}.{did_you_mean(name, self.controls)} There are: {known}.")
+        if index is not None and not 0 <= index < self.scene.count:
+            raise UserError(f"there is no image {index}: they go from 0 to {self.scene.count - 1}.")
+        self._busy = True
+        for name, value in values.items():
+            self.controls[name].value = value
+        self._busy = False
+        self.index = self.index if index is None else index
+        self._update()
+        return self
+
+    def step(self, by: int) -> None:
+        """Go ``by`` images on, or back if negative; stops at both ends."""
+        order = self._order()
+        place = order.index(self.index) if self.index in order else 0
+        self.index = order[min(max(place + by, 0), len(order) - 1)]
+        self._update()
+
+    def _values(self) -> dict[str, Any]:
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _order(self) -> list[int]:
+        return list(self.scene.order(**self._values())) or list(range(self.scene.count))
+
+    def _changed(self, change: Any = None) -> None:
+        if not self._busy:
+            if change is not None and change.owner is self.position:
+                self.index = self._order()[min(self.position.value, self.position.max) - 1]
+            self._update()
+
+    def _update(self) -> None:
+        values, order = self._values(), self._order()
+        if self.index not in order:  # the next of those left
+            self.index = next((i for i in order if i > self.index), order[-1])
+        place = order.index(self.index)
+        self._busy = True
+        self.position.max = max(len(order), self.position.value)  # a slider refuses a maximum below its value
+        self.position.value, self.position.max = place + 1, len(order)
+        self._busy = False
+        try:
+            self.image, self.caption = self.scene.draw(self.index, **values)
+        except UserError as error:  # a damaged image must not end the walk through the others
+            self.image, self.caption = Image.new("RGB", (480, 40), "#eee"), f"<b>{html.escape(str(error))}</b>"
+        summary = self.scene.summary(**values)
+        self.summary = summary[0] if summary else ""
+        if self.widget is not None:
+            self._line.value = f"{place + 1} of {len(order)} &nbsp; {self.caption}"
+            self._shown.value = encoded(self.image)
+            if summary:
+                self._about.value, self._figure.value = summary[0], encoded(summary[1], "PNG")
+
+    def _lay_out(self, widgets: Any) -> Any:
+        self._line, self._about = widgets.HTML(), widgets.HTML()
+        self._shown, self._figure = widgets.Image(format="jpeg"), widgets.Image(format="png")
+        for image in (self._shown, self._figure):
+            image.layout.max_width, image.layout.height = "98%", "auto"
+            image.layout.align_self = "flex-start"  # else a column stretches it to the page's width
+        steps = []
+        for sign, tip, by in (("◀", "back (←)", -1), ("▶", "forward (→)", 1)):
+            button = widgets.Button(description=sign, tooltip=tip)
+            button.layout.width = "3em"
+            button.on_click(lambda _, by=by: self.step(by))
+            button.add_class("dino-back" if by < 0 else "dino-forward")
+            steps.append(button)
+        for control in (self.position, *self.controls.values()):
+            control.observe(self._changed, names="value")
+        row = widgets.HBox([self.position, *steps])
+        rest = [control for name, control in self.controls.items() if name != "classes"]
+        columns = [widgets.VBox([row, *rest] if self.scene.count > 1 else rest)]
+        if "classes" in self.controls:
+            hint = widgets.HTML("<small>none chosen: all classes; Ctrl or ⌘ adds to the choice</small>")
+            columns.append(widgets.VBox([self.controls["classes"], hint]))
+        for slider in [self.position, *rest]:
+            slider.layout.width, slider.layout.min_width = "auto", "16em"
+            slider.layout.flex = "1 1 auto"
+        for column in columns:  # side by side where there is room, else below each other
+            column.layout.flex, column.layout.min_width = "1 1 20em", "0"
+        top = widgets.HBox(columns)
+        top.layout.flex_flow, top.layout.max_width = "row wrap", f"{LAYOUT_WIDTH}px"
+        about = [self._about, self._figure] if self.scene.summary(**self._values()) else []
+        box = widgets.VBox([top, *about, self._line, self._shown])
+        box.add_class(f"{self._key}-live")
+        return box
+
+    def _ipython_display_(self) -> None:
+        """Two outputs: the image for a notebook that is opened again, hidden while the widgets live, and these."""
+        display = importlib.import_module("IPython.display").display
+        picture = base64.b64encode(encoded(self.image)).decode("ascii")
+        still = _STILL.replace("KEY", self._key).replace("IMAGE", picture).replace("CAPTION", self.caption)
+        display({"text/html": still.replace("SUMMARY", self.summary), "text/plain": repr(self)}, raw=True)
+        if self.widget is not None:
+            mime = "application/vnd.jupyter.widget-view+json"
+            model = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+            display({mime: model, "text/plain": repr(self)}, raw=True)
+
+    def __repr__(self) -> str:
+        return f"View(image {self.index + 1} of {self.scene.count})"
+
+
+LAYOUT_WIDTH = 900  # pixels of the controls at most
+
+# Arrow keys step through the images while the pointer or the focus is on the view, but not in a slider or a list.
+_STILL = """<style>body:has(.KEY-live) .KEY-still { display: none }</style>
+<div class="KEY-still"><div>SUMMARY</div><div>CAPTION</div>
+<img style="max-width: 98%" src="data:image/jpeg;base64,IMAGE"></div>
+<script>
+document.addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: ".dino-back", ArrowRight: ".dino-forward" }[event.key];
+  const view = document.querySelector(".KEY-live");
+  if (!by || !view || !view.matches(":hover, :focus-within")) return;
+  if (event.target.closest("input, select, textarea, [role=slider], .ui-slider-handle, .cm-editor")) return;
+  view.querySelector(by)?.click();
+  event.preventDefault();
+  event.stopPropagation();
+}, true);
+</script>"""
+
+
+def _make(widgets: Any, kind: str, options: dict[str, Any]) -> Any:
+    if widgets is None:
+        return SimpleNamespace(**{"value": () if kind == "SelectMultiple" else None, **options})
+    return getattr(widgets, kind)(**options)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {}))
+    return buffer.getvalue()

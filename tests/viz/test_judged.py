@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from dino_nb.draw import draw_boxes
+from dino_nb.inference.detector import Detector
+from dino_nb.prepare.sample import make_sample
+from dino_nb.viz.curve import COLORS, threshold_curve
+from dino_nb.viz.judged import FLOOR, judge
+from tests.inference.fake import FakeModel
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return make_sample(tmp_path_factory.mktemp("judged") / "sample", n_train=1, n_val=8)
+
+
+@pytest.fixture
+def judged(sample):
+    """Detections with known scores: of every image the first object right, something wrong beside it."""
+    one = judge(Detector(FakeModel(["red circle", None, "dog"]), "cpu"), sample)
+    rng = np.random.default_rng(0)
+    n = len(one.indices)
+    one.starts, one.scores = np.arange(0, 2 * n + 1, 2), rng.uniform(FLOOR, 1, 2 * n)
+    first = one.truth_starts[:-1]
+    one.labels = np.stack([one.truth_labels[first], one.truth_labels[first]], 1).ravel()
+    one.taken = np.tile([0, -1], n)
+    one.boxes = np.stack([one.data.target(i)["boxes"].numpy()[[0, 0]] for i in one.indices]).reshape(-1, 4)
+    one.found_at[:] = -1
+    one.found_at[first] = one.scores[::2]
+    return one
+
+
+@pytest.mark.parametrize("threshold", [FLOOR, 0.3, 0.62, 1.0])
+@pytest.mark.parametrize("classes", [(), ("red circle",), ("red circle", "blue square")])
+def test_rates_agree_with_counting_image_by_image(judged, threshold, classes):
+    counts = {"correct": 0, "wrong": 0, "missed": 0}
+    for index in range(len(judged.indices)):
+        _, kinds, missed = judged.outcomes(index, threshold, classes)
+        for kind in kinds:
+            counts[kind] += 1
+        counts["missed"] += len(missed)
+    rates = judged.rates(threshold, classes)
+    right, found, objects = counts["correct"], counts["correct"] + counts["wrong"], counts["correct"] + counts["missed"]
+    assert rates["precision"] == pytest.approx(right / found if found else -1)
+    assert rates["recall"] == pytest.approx(right / objects)
+    assert rates["f1"] == pytest.approx(2 * right / (found + objects))
+
+
+def test_curves_are_the_rates_at_every_threshold(judged):
+    curves = judged.curves()
+    for i in (0, 17, 50, 99):
+        rates = judged.rates(curves["threshold"][i])
+        assert [curves[key][i] for key in rates] == pytest.approx(list(rates.values()))
+    threshold, f1 = judged.best()
+    assert judged.rates(threshold)["f1"] == pytest.approx(f1)
+    assert f1 >= max(curves["f1"])
+
+
+def test_with_errors_lists_images_with_a_wrong_or_a_missed_box(judged):
+    for threshold in (FLOOR, 0.5, 1.0):
+        want = []
+        for index in range(len(judged.indices)):
+            _, kinds, missed = judged.outcomes(index, threshold)
+            want += [index] if "wrong" in kinds or len(missed) else []
+        assert judged.with_errors(threshold) == want
+
+
+def test_judge_counts_no_class_that_the_data_set_lacks(sample):
+    judged = judge(Detector(FakeModel(["dog", None, "cow"]), "cpu"), sample)
+    rates = judged.rates(FLOOR)
+    assert (rates["precision"], rates["recall"]) == (-1, 0) and judged.best() is None
+    _, kinds, missed = judged.outcomes(0, FLOOR)
+    assert set(kinds) == {"other"} and len(missed) == judged.truth_starts[1]
+
+
+def test_draw_tells_outcomes_apart(judged):
+    rgb = {"correct": (0, 0x9E, 0x73), "wrong": (0xD5, 0x5E, 0), "missed": (0xF0, 0xE4, 0x42)}
+
+    def seen(threshold):
+        drawn = np.asarray(judged.draw(0, threshold, labels=False, scores=False, legend=False))
+        return {kind for kind, color in rgb.items() if (drawn == color).all(-1).any()}
+
+    judged.scores[:2], judged.found_at[0] = (0.8, 0.4), 0.8
+    judged.boxes[1] = [2, 2, 30, 30]
+    several = {"missed"} if judged.truth_starts[1] > 1 else set()
+    assert seen(0.3) == {"correct", "wrong"} | several
+    assert seen(0.5) == {"correct"} | several
+    assert seen(0.9) == {"missed"}
+    assert judged.draw(0).height > judged.draw(0, legend=False).height
+
+
+def test_threshold_curve_marks_the_best(judged):
+    strip = threshold_curve(judged.curves(), 0.3, judged.best())
+    assert strip.size == (460, 120)
+    plain = threshold_curve(judged.curves())
+    assert strip.tobytes() != plain.tobytes()
+    painted = {color for _, color in plain.getcolors(1 << 20)}
+    assert {tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in COLORS.values()} <= painted
+    empty = {key: np.full(100, -1.0) for key in ("precision", "recall", "f1")} | {"threshold": np.linspace(0, 1, 100)}
+    assert threshold_curve(empty).size == (460, 120)
+
+
+def test_draw_boxes_takes_boxes_without_a_score():
+    image = Image.new("RGB", (200, 100))
+    assert draw_boxes(image, [[9, 30, 50, 60], [90, 30, 150, 60]], ["a", "b"], [0.5, None]).size == (200, 100)
