@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 
 _MAX_LINE, _MAX_LINES = 3000, 200
+_KEYWORDS = {"fix": "fix_dataset", "no_check": "check=False"}  # what a flag is called in Python, if not as the flag
+_KEYWORDS |= {name: f"{name}=True" for name in ("overwrite", "skip_bad", "resplit", "scale_boxes")}
 
 
 class UserError(ValueError):
@@ -32,7 +34,7 @@ class UserError(ValueError):
 
         def in_notebook(flag: re.Match) -> str:
             name = flag[1].replace("-", "_")
-            return name.upper() if name.upper() in fields else f"{name}="
+            return name.upper() if name.upper() in fields else _KEYWORDS.get(name, f"{name}=")
 
         return ["Error: " + re.sub(r"(?<![\w-])--([a-z][\w-]*)", in_notebook, str(self))]
 
