@@ -165,6 +165,39 @@ def test_broken_json_names_line_and_column(tmp_path):
         CocoDataset(tmp_path, "val")
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"images": [],\n', "line 2, column 1"),
+        ('{"images": [],\n"categories": [], "a": ' + "9" * 5000 + "}", "thousands of digits"),
+        ("[" * 100_000, "nested too deeply"),
+        ("", "it is empty"),
+        ("<html>", "a web page"),
+        ("[]", "not a COCO file"),
+    ],
+)
+def test_files_that_are_no_coco_json_are_named(tmp_path, text, message):
+    make(tmp_path, [])
+    (tmp_path / "annotations/instances_val2017.json").write_text(text)
+    with pytest.raises(UserError, match=f"instances_val2017.json: .*{message}"):
+        CocoDataset(tmp_path, "val")
+
+
+def test_crowd_written_as_text(tmp_path):
+    crowds = ("0", "1", "", True, None)
+    boxes = [{"bbox": [0, 0, 9, 9], "iscrowd": crowd} for crowd in crowds]
+    dataset = CocoDataset(make(tmp_path, boxes), "val", keep_crowd=True)
+    assert dataset.target(0)["iscrowd"].tolist() == [0, 1, 0, 1, 0]
+
+
+def test_unreadable_image_in_a_worker_is_a_sentence(tmp_path):
+    dataset = CocoDataset(make(tmp_path, []), "val", eval_transform(32, 64))
+    (tmp_path / "val2017/a.png").unlink()
+    with pytest.raises(UserError) as error:
+        list(torch.utils.data.DataLoader(dataset, num_workers=1, collate_fn=collate))
+    assert str(error.value) == f"there is no image file {tmp_path / 'val2017/a.png'}."
+
+
 def test_missing_split_and_folder(tmp_path):
     make(tmp_path, [])
     with pytest.raises(UserError, match=r"instances_train2017.json.*instances_val2017.json"):

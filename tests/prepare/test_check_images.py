@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 import struct
 import zlib
@@ -151,3 +152,24 @@ def test_odd_names(root):
         edit(root, "train", lambda d, name=name: d["images"][0].update(file_name=name))
         report = check(root)
         assert not report.ok and {"image-missing", "image-path-unsafe"} & {f.name for f in report.findings}, name
+
+
+def test_pipes_are_reported_and_not_waited_for(root):
+    file = image_file(root, read(root))
+    file.unlink()
+    os.mkfifo(file)
+    assert check(root)["image-missing"].count == 1
+    (root / "annotations" / "instances_val2017.json").unlink()
+    os.mkfifo(root / "annotations" / "instances_val2017.json")
+    assert "instances_val2017.json" in str(check(root)["layout"])
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".jpg", "a\0b.jpg", "\ud800.jpg", "\x1b[2J.jpg", ".", "a/", "train/../x.jpg"]
+)
+def test_odd_names_are_findings(root, name):
+    edit(root, "train", lambda d: d["images"][0].update(file_name=name))
+    for images in ("full", False):
+        report = check(root, images=images)
+        assert "\x1b" not in str(report) and str(report).encode() and report.to_json()
+    assert {"image-missing", "image-path-unsafe", "image-unreadable"} & {f.name for f in check(root).findings}
