@@ -47,7 +47,10 @@ _KINDS = (
 def is_archive(path: Path | str) -> bool:
     """Whether ``path`` is a zip or tar file, by its content."""
     path = Path(path)
-    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    try:
+        return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    except _DAMAGES:  # a packed file that ends in its first block
+        return False
 
 
 def what_is(path: Path) -> str | None:

@@ -80,7 +80,10 @@ def test_export_voc_of_one_name_in_two_splits(tmp_path):
     export_dataset(root, tmp_path / "out", "voc")
     report = convert(tmp_path / "out", tmp_path / "back")
     assert {s: n["images"] for s, n in report.splits.items()} == {"train": 1, "val": 1}
-    assert sorted(sum(read_back(tmp_path / "back").values(), [])) == [("cat", 1, 1, 9, 9), ("cat", 2, 2, 20, 20)]
+    assert sorted(b for boxes in read_back(tmp_path / "back").values() for b in boxes) == [
+        ("cat", 1, 1, 9, 9),
+        ("cat", 2, 2, 20, 20),
+    ]
 
 
 def test_export_takes_classes_of_every_split_and_sizes_of_the_files(tmp_path):
