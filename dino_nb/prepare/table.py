@@ -1,14 +1,11 @@
-"""The one table of annotations: every reader makes it; convert, check, repair, split, export and the figures use it.
+"""The one table of annotations: every reader makes it, and measuring, splitting and writing use it.
 
-An `Annotations` has images, each with its boxes, and categories. Each row knows where it was written (``where``: file
-and line, or file and entry) and keeps what else its source had (``extra``). Rows are small: a set of 20,000 images and
-200,000 boxes fits into 100 MB.
+Each row knows where it was written (``where``: file and line, or file and entry). Rows are small: 20,000 images with
+200,000 boxes fit into 100 MB.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-import numpy as np
 
 SPLITS = ("train", "val", "test")
 LAYOUTS = ("xywh", "xyxy", "cxcywh", "xywh-relative", "xyxy-relative", "cxcywh-relative")  # relative: fractions 0..1
@@ -30,7 +27,6 @@ class BoxRow(NamedTuple):
     iscrowd: int = 0
     area: float | None = None
     id: Any = None
-    extra: dict | None = None
 
 
 @dataclass(slots=True)
@@ -59,17 +55,6 @@ class ImageRow:
     source: str = ""
     id: Any = None
     faulty: int = 0
-    extra: dict | None = None
-
-
-class Columns(NamedTuple):
-    """All boxes of an `Annotations` as arrays of one length: ``image`` and ``category`` are positions in its images
-    and in ``list(categories)``, ``boxes (n, 4)`` as written, ``crowd`` bool."""
-
-    image: np.ndarray
-    category: np.ndarray
-    boxes: np.ndarray
-    crowd: np.ndarray
 
 
 @dataclass
@@ -79,11 +64,3 @@ class Annotations:
 
     images: list[ImageRow]
     categories: dict[str, Any] | None = None
-
-    def columns(self) -> Columns:
-        """The boxes as arrays; a class that ``categories`` does not list is -1."""
-        at = {name: i for i, name in enumerate(self.categories or ())}
-        rows = [(i, at.get(b.name, -1), *b[1:5], b.iscrowd) for i, row in enumerate(self.images) for b in row.boxes]
-        table = np.array(rows, dtype=np.float64).reshape(-1, 7)
-        image, category = table[:, :2].astype(np.int64).T
-        return Columns(image, category, table[:, 2:6], table[:, 6] == 1)

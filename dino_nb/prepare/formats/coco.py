@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from dino_nb.data.coco_file import CocoFile, Problem, brief, id_of, number, parse_coco
-from dino_nb.prepare.formats.source import SHOWN, Options, Source, class_name, image_size, split_of
+from dino_nb.prepare.formats.source import SHOWN, Options, Source, class_name, image_size, split_of, told
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
@@ -35,12 +35,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         files = [key for key in files if splits[key]]
         source.note(f"{', '.join(left[:5])} left out: {', '.join(files[:5])} hold the splits.")
     parsed = {key: coco for key in files if (coco := _parsed(source, key)).document is not None}
-    predicted = [key for key, coco in parsed.items() if _has_scores(coco)]
-    if predicted:
-        alone = len(predicted) == len(parsed)
-        how = "read, but they may be predictions, not annotations" if alone else "left out as predictions"
-        source.note(f"{', '.join(predicted[:5])}: the boxes have scores: {how}.")
-        parsed = parsed if alone else {key: coco for key, coco in parsed.items() if key not in predicted}
+    parsed = source.without_predictions(parsed, [key for key, coco in parsed.items() if _has_scores(coco)])
     used = {list(coco.categories)[c] for coco in parsed.values() for c in set(coco.category.tolist())}
     categories: dict[str, Any] = {}
     images: list[ImageRow] = []
@@ -59,18 +54,15 @@ def _parsed(source: Source, key: str) -> CocoFile:
 
     def tell(problem: Problem) -> None:
         nonlocal loose
-        if problem.section is None and problem.kind == "json-encoding":
-            if problem.row:
-                text = f"{problem.text}; the file is read as Windows-1252"
-                source.json_fault(key, problem.row, text, source.note_at)
+        if problem.kind == "json-encoding":
+            source.note_oddity(key, problem.text, problem.row)
         elif problem.section is None and problem.kind != "json-bom":
-            source.json_fault(key, problem.row, problem.text.removeprefix("it is not a COCO file: "))
+            source.fault(*told(key, problem.text.removeprefix("it is not a COCO file: "), problem.row))
         elif problem.kind == "id-mismatch":
             loose += 1
         elif problem.kind not in _HARMLESS:
-            line = problem.line() if source.fault_count < SHOWN else None
-            place = f"{key}:{line}" if line else key
-            source.fault(f"{place}, {_entry(problem)}", f"{problem.text.rstrip('.')}.")
+            place, text = told(key, problem.text, problem.line() if source.fault_count < SHOWN else None)
+            source.fault(f"{place}, {_entry(problem)}", text)
 
     coco = parse_coco(source.paths[key], tell, label=key, needs_annotations=False)
     if loose:

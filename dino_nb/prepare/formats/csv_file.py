@@ -59,11 +59,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         images[key] = _images(source, key, rows, columns, names, known, options.box_format)
         if columns.guessed:
             source.note(f"{key} has no line of column names; read as {columns.describe()}.")
-    if predicted:
-        alone = len(predicted) == len(files)
-        how = "read, but they may be predictions, not annotations" if alone else "left out as predictions"
-        source.note(f"{', '.join(predicted[:5])}: the boxes have scores: {how}.")
-        images = {key: found for key, found in images.items() if alone or key not in predicted}
+    images = source.without_predictions(images, predicted)
     return Annotations([row for found in images.values() for row in found], dict.fromkeys(names) if names else None)
 
 

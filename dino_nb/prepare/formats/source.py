@@ -186,8 +186,8 @@ class Source:
         try:
             return data.decode(_encoding(data))
         except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            self.note(f"{key}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; the file is read as Windows-1252.")
+            byte, line = data[error.start], data.count(b"\n", 0, error.start) + 1
+            self.note_oddity(key, f"byte 0x{byte:02x} is not UTF-8", line)
             return data.decode("cp1252", errors="replace")
 
     def json(self, key: str) -> Any:
@@ -195,23 +195,25 @@ class Source:
         try:
             file = read_json(self.paths[key])
         except BadJson as error:
-            self.json_fault(key, error.line, str(error))
+            self.fault(*told(key, error, error.line))
             return None
-        if file.oddity is not None and file.oddity.line:
-            self.json_fault(key, file.oddity.line, f"{file.oddity}; the file is read as Windows-1252.", self.note_at)
+        if file.oddity is not None:
+            self.note_oddity(key, file.oddity, file.oddity.line)
         return file.document
 
-    def json_fault(self, key: str, line: int | None, text: str, tell: Any = None) -> None:
-        """A `BadJson` as a fault of this source; its line goes to the front."""
-        tell = tell or self.fault
-        tell(
-            f"{key}:{line}" if line else key,
-            re.sub(r"^line \d+, (byte \d+: )?", "", text) + ("" if text.endswith(".") else "."),
-        )
+    def note_oddity(self, key: str, oddity: object, line: int | None) -> None:
+        """Note an encoding that is not UTF-8 and was guessed."""
+        if line:
+            place, text = told(key, oddity, line)
+            self.note(f"{place}: {text} It is read as Windows-1252.")
 
-    def note_at(self, where: str, text: str) -> None:
-        """A note about one place."""
-        self.note(f"{where}: {text}")
+    def without_predictions(self, files: dict[str, Any], predicted: list[str]) -> dict[str, Any]:
+        """``files`` without those whose boxes have scores, unless all have."""
+        alone = len(predicted) == len(files)
+        if predicted:
+            how = "read, but they may be predictions, not annotations" if alone else "left out as predictions"
+            self.note(f"{', '.join(predicted[:5])}: the boxes have scores: {how}.")
+        return {key: found for key, found in files.items() if alone or key not in predicted}
 
     def find_image(self, name: str, near: str = "", where: str | None = None, split: str | None = None) -> str | None:
         """The key of the image that an annotation file ``near`` calls ``name``; None after counting a fault.
@@ -281,6 +283,12 @@ class Source:
             f"{count} in the annotations, nothing was written:\n{listing}\n{notes}"
             "Correct them, or leave them out with --skip-bad (skip_bad=True)."
         )
+
+
+def told(key: str, text: object, line: int | None) -> tuple[str, str]:
+    """Place and sentence of something wrong with a JSON file: its line goes to the front."""
+    text = re.sub(r"^line \d+, (byte \d+: )?", "", str(text)).rstrip(".")
+    return f"{key}:{line}" if line else key, f"{text}."
 
 
 def _is_regular(path):

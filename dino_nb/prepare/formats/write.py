@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
-from dino_nb.files import write_text
+from dino_nb.files import atomic_path, write_text
 
 _IMAGES = {"coco": "{split}2017", "voc": "JPEGImages", "yolo": "images/{split}"}
 _IMAGES |= dict.fromkeys(("labelme", "cvat"), "{split}")
@@ -56,14 +56,15 @@ def to_json(value: Any) -> str:
 def write_coco_json(path: Path, images: list[dict], annotations: list[dict], categories: list[dict]) -> None:
     """One COCO file, one entry a line: small in memory, and a line number of an editor finds an entry."""
     parts = {"images": images, "annotations": annotations, "categories": categories}
-    lines = ["{"]
-    for key, entries in parts.items():
-        lines.append(f'"{key}": [')
-        lines += [to_json(entry) + "," for entry in entries]
-        if entries:
-            lines[-1] = lines[-1][:-1]
-        lines.append("]" if key == "categories" else "],")
-    write_text(path, "\n".join([*lines, "}", ""]))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        start = "{"
+        for key, entries in parts.items():
+            file.write(f'{start}\n"{key}": [')
+            for i, entry in enumerate(entries):
+                file.write(f"{',' if i else ''}\n{to_json(entry)}")
+            file.write("\n]")
+            start = ","
+        file.write("\n}\n")
 
 
 def _coco(folder, classes, splits):

@@ -76,7 +76,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
 
 
 def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
-    """The YAML file that is used, and its content with all scalars as they are written."""
+    """The YAML file that is used, and its content."""
     import yaml
 
     if not yamls:
@@ -85,9 +85,11 @@ def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
     key = min(yamls, key=lambda k: (posixpath.basename(k).lower() not in usual, k.count("/"), k))
     if len(yamls) > 1:
         source.note(f"{len(yamls)} YAML files name classes; {key} is used.")
+    text = source.text(key) or ""
+    if tag := re.search(r"!!?(python|<)", text):
+        raise UserError(f"{key}:{text.count(chr(10), 0, tag.start()) + 1}: refused, since it asks to run code.")
     try:
-        node = yaml.compose(source.text(key) or "", Loader=yaml.SafeLoader)
-        settings = _plain(node, {}) if node else {}
+        settings = yaml.load(text, Loader=yaml.BaseLoader) or {}  # texts: `no`, 007, 2024-01-01 are names like cat
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{key}:{mark.line + 1}" if mark else key
@@ -97,28 +99,6 @@ def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
     if not isinstance(settings, dict):
         raise UserError(f"{key}: a YOLO file has lines such as 'names:' and 'train:', not a {type(settings).__name__}.")
     return key, settings
-
-
-def _plain(node: Any, known: dict[int, Any]) -> Any:
-    """Dicts, lists and texts of a YAML node: ``no``, ``007`` and ``2024-01-01`` are names as good as ``cat``."""
-    from yaml import MappingNode, ScalarNode, YAMLError
-    from yaml.constructor import ConstructorError
-
-    if id(node) in known:  # an alias: the same object again, or a circle
-        return known[id(node)]
-    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-        raise ConstructorError(None, None, f"tag {node.tag} is refused", node.start_mark)
-    if isinstance(node, ScalarNode):
-        return node.value
-    if isinstance(node, MappingNode):
-        plain: Any = known.setdefault(id(node), {})
-        plain |= {key.value: _plain(value, known) for key, value in node.value if isinstance(key, ScalarNode)}
-        return plain
-    if not isinstance(node.value, list):
-        raise YAMLError
-    plain = known.setdefault(id(node), [])
-    plain += [_plain(value, known) for value in node.value]
-    return plain
 
 
 def _names(source: Source, yaml: str, settings: dict[str, Any]) -> list[str]:
