@@ -112,6 +112,42 @@ def test_keep_and_restore(tmp_path):
     restore(tmp_path / "drive" / "kept.zip", tmp_path / "back", overwrite=True, progress=False)
 
 
+def test_pack_follows_no_link_out_of_the_folder(tmp_path):
+    sample = make_sample(tmp_path / "coco", 2, 1)
+    (tmp_path / "secret.txt").write_text("password")
+    (sample / "train2017" / "shapes_9.jpg").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(UserError, match="link that leads out"):
+        pack(sample, tmp_path / "kept.zip", progress=False)
+    assert not (tmp_path / "kept.zip").exists()
+    (sample / "train2017" / "shapes_9.jpg").unlink()
+    (sample / "again").symlink_to(sample)  # a circle inside is no reason to fail, and no reason to go round
+    pack(sample, tmp_path / "kept.zip", progress=False)
+
+
+def test_restore_keeps_the_users_files_and_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
+    sample = make_sample(tmp_path / "coco", 2, 1)
+    archive = pack(sample, tmp_path / "kept.zip", progress=False)
+    restore(archive, tmp_path / "back", progress=False)
+    (tmp_path / "back/notes.txt").write_text("mine")
+    restore(archive, tmp_path / "back", overwrite=True, progress=False)
+    assert (tmp_path / "back/notes.txt").read_text() == "mine"
+
+    def full(self, *arguments, **options):
+        raise OSError(28, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    with pytest.raises(UserError, match="disk is full"):
+        restore(archive, tmp_path / "new" / "place", progress=False)
+
+
+def test_corrupt_lzma_is_damage(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", {"a.txt": bytes(range(256)) * 40}, zipfile.ZIP_LZMA)
+    data = bytearray(archive.read_bytes())
+    data[45:120] = bytes(75)
+    archive.write_bytes(data)
+    assert "damaged" in refused(archive, tmp_path)
+
+
 def test_only_a_cocodir_is_kept_and_restored(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="no COCODIR"):

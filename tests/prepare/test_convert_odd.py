@@ -262,6 +262,17 @@ def test_images_whose_boxes_are_all_faulty_are_no_background(tmp_path):
     assert "1 images stay without their faulty boxes" in str(report)
 
 
+def test_coco_images_whose_boxes_are_all_faulty_are_no_background(tmp_path):
+    document = coco_dict(PLAIN, ["cat", "dog"])
+    for i, change in enumerate(({"bbox": [1, 2]}, {"category_id": 77}, {"bbox": None})):
+        document["annotations"][i] |= change  # both of p0.png, one of p1.png
+    put_images(tmp_path / "s", PLAIN)
+    put(tmp_path / "s/labels.json", document)
+    report = convert(tmp_path / "s", tmp_path / "o", skip_bad=True)
+    assert sorted(read_back(tmp_path / "o")) == ["p1.png", "p2.png", "p3.png"]
+    assert "1 images whose boxes were all faulty are left out" in str(report)
+
+
 def test_no_usable_box_says_why(tmp_path):
     src = source(tmp_path / "s", {"a.png": (SIZE, [("cat", 5, 5, 5, 9)]), "b.png": (SIZE, [("cat", 9, 9, 4, 12)])})
     text = faults(src, tmp_path)

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections import Counter
 from typing import Any
 
 from dino_nb.data.coco_file import CocoFile, Problem, brief, id_of, number, parse_coco
@@ -34,7 +35,8 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         left = [key for key in files if splits[key] is None]
         files = [key for key in files if splits[key]]
         source.note(f"{', '.join(left[:5])} left out: {', '.join(files[:5])} hold the splits.")
-    parsed = {key: coco for key in files if (coco := _parsed(source, key)).document is not None}
+    faulty: dict[str, Counter] = {key: Counter() for key in files}  # boxes that each image lost
+    parsed = {key: coco for key in files if (coco := _parsed(source, key, faulty[key])).document is not None}
     parsed = source.without_predictions(parsed, [key for key, coco in parsed.items() if _has_scores(coco)])
     used = {list(coco.categories)[c] for coco in parsed.values() for c in set(coco.category.tolist())}
     categories: dict[str, Any] = {}
@@ -45,11 +47,11 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
             if categories.setdefault(name, original) != original:
                 both = f"{brief(original)}, another file {brief(categories[name])}"
                 source.note(f"{key} gives class {name!r} the id {both}.")
-        images += _images(source, key, coco, names, splits[key], options.box_format)
+        images += _images(source, key, coco, names, splits[key], options.box_format, faulty[key])
     return Annotations(images, categories)
 
 
-def _parsed(source: Source, key: str) -> CocoFile:
+def _parsed(source: Source, key: str, faulty: Counter) -> CocoFile:
     loose = 0
 
     def tell(problem: Problem) -> None:
@@ -63,6 +65,8 @@ def _parsed(source: Source, key: str) -> CocoFile:
         elif problem.kind not in _HARMLESS:
             place, text = told(key, problem.text, problem.line() if source.fault_count < SHOWN else None)
             source.fault(f"{place}, {_entry(problem)}", text)
+            if problem.section == "annotations":
+                faulty[id_of(problem.file.record("annotations", problem.row).get("image_id"))[0]] += 1
 
     coco = parse_coco(source.paths[key], tell, label=key, needs_annotations=False)
     if loose:
@@ -107,14 +111,15 @@ def _is_placeholder(records: dict, roboflow: bool) -> bool:
 
 
 def _images(
-    source: Source, key: str, coco: CocoFile, names: dict, split: str | None, box_format: str | None
+    source: Source, key: str, coco: CocoFile, names: dict, split: str | None, box_format: str | None, faulty: Counter
 ) -> list[ImageRow]:
     rows: list[ImageRow | None] = []
     for row, name, (width, height) in zip(coco.image_rows, coco.image_names, coco.image_sizes.tolist()):
         where = f"{key}, images[{row}]"
         file = source.find_image(name, near=key, where=where, split=split)
         id, size = coco.record("images", row)["id"], image_size(width, height)
-        rows.append(ImageRow(file, where, [], split, size, box_format, key, id) if file else None)
+        lost = faulty[id_of(id)[0]]
+        rows.append(ImageRow(file, where, [], split, size, box_format, key, id, lost) if file else None)
     found = [row for row in rows if row]
     classes = list(coco.categories)
     around: dict[int, ImageRow] = {}
