@@ -6,12 +6,25 @@ A report is a list of blocks. Whatever is in them may come from a stranger's fil
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dino_nb.errors import printable
 
 _COLOURS = {"error": "#c0392b", "warning": "#b9770e", "note": "#2471a3"}
 _INDENT = " " * 8
+_STYLE = """.dnb{font:15px/1.45 system-ui,sans-serif;max-width:62rem}.dnb h1{font-size:1.35rem;overflow-wrap:anywhere}
+.dnb h2{font-size:1.15rem;display:inline}.dnb summary{cursor:pointer;padding:.3rem 0}.dnb p{overflow-wrap:anywhere}
+.dnb details.part{border-top:1px solid #8886;margin:.6rem 0;padding-top:.2rem}.dnb .wide{overflow-x:auto}
+.dnb table{border-collapse:collapse;margin:.4rem 0;font-size:.93em}.dnb th{text-align:left}
+.dnb td,.dnb th{padding:.15rem .55rem;border-bottom:1px solid #8883;white-space:nowrap}
+.dnb .matrix td{text-align:center}.dnb a{color:inherit}.dnb svg,.dnb img{max-width:100%;height:auto}
+.dnb .bars{width:12rem;min-width:5rem}.dnb .bars div{background:#4c8bb8;height:.8em;min-width:1px}
+.dnb figure{display:inline-block;margin:.3rem;vertical-align:top;max-width:100%}
+.dnb figcaption{font-size:.8em;overflow-wrap:anywhere}"""
+_PAGE = """:root{color-scheme:light dark}
+body{background:Canvas;color:CanvasText;margin:0 auto;padding:.8rem;max-width:62rem}
+@media print{details::details-content{content-visibility:visible;block-size:auto}figure,tr{break-inside:avoid}}"""
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a page runs nothing and asks for nothing
 
 
 @dataclass
@@ -78,7 +91,8 @@ class Table:
             for row in self.rows[: self.limit]
         )
         body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{''.join(self._more())}"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div class="wide">{table}</div>{"".join(self._more())}'
 
     def _right(self) -> list[bool]:
         first = self.rows[0] if self.rows else [""] * len(self.header)
@@ -89,7 +103,14 @@ class Table:
         return [f"  ... and {more:,} more"] if more > 0 else []
 
 
-Block = Lines | Folded | Table
+class Block(Protocol):
+    """What a report is made of; more kinds are in `dino_nb.charts`."""
+
+    def text(self) -> list[str]:
+        """The block for a terminal."""
+
+    def html(self) -> str:
+        """The block as an HTML fragment."""
 
 
 class Printed:
@@ -110,18 +131,22 @@ class Printed:
 
 def to_text(blocks: Sequence[Block]) -> str:
     """Blocks for a terminal, an empty line between them."""
-    return "\n\n".join("\n".join(block.text()) for block in blocks)
+    return "\n\n".join(filter(None, ("\n".join(block.text()) for block in blocks)))
 
 
 def to_html(blocks: Sequence[Block]) -> str:
     """Blocks as an HTML fragment."""
-    return f"<div>{''.join(block.html() for block in blocks)}</div>"
+    return f'<div class="dnb"><style>{_STYLE}</style>{"".join(block.html() for block in blocks)}</div>'
 
 
 def to_page(blocks: Sequence[Block], title: str) -> str:
-    """Blocks as a whole HTML page."""
-    head = '<!doctype html><meta charset="utf-8"><style>body{font-family:sans-serif}</style>'
-    return f"{head}<title>{html.escape(printable(title))}</title>{to_html(blocks)}"
+    """Blocks as a whole HTML page: one file that can be sent, read on a phone and in the dark, and printed."""
+    name = html.escape(printable(title))
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>{name}</title><style>{_PAGE}</style>'
+        f'<body><div class="dnb"><h1>{name}</h1></div>{to_html(blocks)}</body></html>\n'
+    )
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

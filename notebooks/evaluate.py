@@ -24,148 +24,159 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/dino-nb/dino-nb/blob/main/notebooks/evaluate.ipynb)
 #
-# Score a DINO checkpoint on annotated pictures: COCO's numbers, class by class, and where it goes wrong.
+# Score a DINO checkpoint on annotated images: COCO's numbers, class by class, and where the errors come from. As it
+# stands, this notebook scores a small network on drawn images, anywhere, in a minute.
+#
+# The series: [create_dataset](create_dataset.ipynb) →
+# **evaluate** →
+# [fine-tune](fine-tune.ipynb) →
+# [inference_and_visualization](inference_and_visualization.ipynb)
 
 # %% [markdown]
 # ## 1 · What to score
 #
-# Everything you may want to change is here. As it stands, the notebook makes some pictures of coloured shapes and
-# scores a small network that comes with the package: it runs anywhere in about a minute.
+# Everything you may want to change is in this form.
 #
 # | For | set |
 # |---|---|
-# | your own pictures | `COCODIR` to the folder that *create_dataset* made |
-# | your own fine-tuned network | `CHECKPOINT` to its file, such as `/content/drive/MyDrive/run/checkpoint_best.pth` |
-# | a published COCO network | `CHECKPOINT` to a name that `dino-nb zoo` lists, such as `dino-4scale-r50-24ep` |
-# | the pictures kept for the end | `SPLIT` to `test` |
+# | your own images | `COCODIR` to what *create_dataset* made: its folder, its zip on Drive, or a link to the zip |
+# | your own fine-tuned network | `CHECKPOINT` to the run's folder, such as `/content/drive/MyDrive/run` |
+# | a published network | `CHECKPOINT` to a name that `dino-nb zoo` lists, such as `dino-4scale-r50-24ep` |
+# | images kept for the very end | `SPLIT` to `test` |
 
 # %% cellView="form" tags=["parameters"]
 COCODIR = ""  # @param {type:"string"}
-CHECKPOINT = "dino-tiny"  # @param {type:"string"}
+CHECKPOINT = "auto"  # @param {type:"string"}
 SPLIT = "val"  # @param ["val", "test", "train"]
 THRESHOLD = 0.3  # @param {type:"slider", min:0.05, max:1.0, step:0.05}
 LIMIT = 0  # @param {type:"integer"}
 AMP = False  # @param {type:"boolean"}
 OUTPUT_DIR = "evaluation"  # @param {type:"string"}
+INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
-# `THRESHOLD` is the score from which a detection is drawn and counted as an error; the AP does not depend on it.
-# `LIMIT` scores the first so many pictures only (0: all). `AMP` computes in half precision, which is faster on a GPU
-# and changes the AP in the third digit at most.
+# - `CHECKPOINT`: `auto` takes the network that suits the data, and says which.
+# - `THRESHOLD`: from which score on a detection is drawn and counted as an error. The AP does not depend on it.
+# - `LIMIT`: score only so many images (0: all).
+# - `AMP`: compute in half precision. Faster on a GPU; the AP changes in the third digit at most.
+
+# %% [markdown]
+# ## 2 · Install
 #
-# The next cell installs the package where it is missing, and leaves the session's PyTorch as it is.
+# If the package is there already, nothing happens. Otherwise it is installed from the first of these that exists: a
+# clone of the repository around or beside this notebook, a wheel or zip of it there or in a folder `dino-nb` on your
+# mounted Drive, and last the address in `INSTALL_FROM`. The session's PyTorch stays as it is. *(20 seconds)*
 
-# %%
-import importlib.util
+# %% tags=["install"]
+import importlib.util, subprocess, sys
+from pathlib import Path
 
-if importlib.util.find_spec("dino_nb") is None:
-    # %pip install -q "dino-nb[fast] @ git+https://github.com/dino-nb/dino-nb"
-    print("dino_nb is installed.")
+if not all(map(importlib.util.find_spec, ("dino_nb", "pycocotools", "av"))):
+    places = (".", "..", "dino-nb", "/content/drive/MyDrive/dino-nb", "/kaggle/input/dino-nb")
+    near = [folder for folder in map(Path, places) if folder.is_dir()]
+    packed = [file for folder in near for file in (*folder.glob("dino_nb*.whl"), *folder.glob("dino-nb*.zip"))]
+    clones = [folder for folder in near if (folder / "dino_nb/version.py").is_file()]
+    origin = str([*(path.resolve() for path in clones + packed), INSTALL_FROM][0])
+    if subprocess.call([sys.executable, "-m", "pip", "install", "-q", origin, "av>=14.2"]):
+        raise SystemExit(f"Not installed: pip failed on {origin}. Is the internet on? Is INSTALL_FROM right?")
 
 # %% [markdown]
-# What this session has. A published network wants a GPU (Runtime > Change runtime type);
-# the small one needs none.
+# ## 3 · The session
+#
+# What this machine has, and a warning for each thing that will get in the way. The sample needs no GPU; a published
+# network does (in Colab: Runtime > Change runtime type > T4 GPU).
+# Google Drive is mounted if a path in the form is on it.
 
 # %%
 import dino_nb
 
-if any(str(path).startswith("/content/drive") for path in (COCODIR, CHECKPOINT, OUTPUT_DIR)):
-    dino_nb.colab.mount_drive()
-dino_nb.info()
+dino_nb.colab.setup(COCODIR, CHECKPOINT, OUTPUT_DIR, made_for="0.1.0")
 
 # %% [markdown]
-# With no folder named above, the sample is made here: shapes of five kinds, with their annotations.
+# The data set and the checkpoint that the form means. What is on Drive is copied to the local disk; without a `COCODIR`
+# the sample is drawn: shapes of five kinds.
 
 # %%
-from dino_nb.prepare.sample import make_sample
-
-if not COCODIR:
-    COCODIR = make_sample("sample", n_train=1, n_val=24)
-print(f"scoring {CHECKPOINT} on the {SPLIT} pictures of {COCODIR}")
+cocodir = dino_nb.colab.dataset(COCODIR, n_train=1, n_val=24)
+checkpoint = dino_nb.colab.checkpoint(CHECKPOINT, cocodir)
+print(f"scoring {checkpoint} on the {SPLIT} images of {cocodir}")
 
 # %% [markdown]
-# ## 2 · Score
+# ## 4 · Score
 #
-# The data set is checked first. Classes of the checkpoint and of the data set are paired by name, or by COCO's ids for
-# a published network on COCO itself; the report says which, and lists classes that have no partner.
+# The data set is checked first. Then classes are paired by name, or by COCO's ids for a published network on COCO
+# itself. The report says which, and lists classes without a partner: those cannot be found by this network. *(The
+# sample: 10 seconds. 1,000 images with R50: about 3 minutes on a T4, over an hour on two CPU cores.)*
 
-# %%
-result = dino_nb.evaluate(COCODIR, CHECKPOINT, split=SPLIT, limit=LIMIT or None, amp=AMP, output_dir=OUTPUT_DIR)
-assert len(result.metrics) == 12
+# %% tags=["score"]
+result = dino_nb.evaluate(cocodir, checkpoint, split=SPLIT, limit=LIMIT or None, amp=AMP, output_dir=OUTPUT_DIR)
 result
 
 # %% [markdown]
-# **AP** is the area under the curve of precision over recall, averaged over classes and over how well boxes have to
-# fit (IoU 0.50 to 0.95); **AP50** asks for loose boxes only. **AR** is the share of objects that are found. Small,
-# medium and large are told apart by the object's area in pixels.
+# How to read it:
 #
-# Ground truth fed in as if the network had found it must score 1. That shows that boxes, ids and sizes of this very
-# data set survive the whole way; it is less only if objects reach over the border of their picture, or more than 100
-# of a class are in one.
+# - **AP** is the number that papers report: the area under the precision-recall curve, averaged over classes and over
+#   how well a box has to fit (IoU 0.50 to 0.95). **AP50** asks only for loose boxes. A large gap between the two
+#   means that objects are found but boxes are loose.
+# - **AR** is the share of objects found at all. AR far above AP: the network sees them but is not sure.
+# - **small, medium, large** are by area: below 32 x 32, up to 96 x 96, above.
+# - With 50 images, the AP is good to about five points either way. Do not celebrate one.
+#
+# The annotations themselves, scored as if the network had found them, must get 1. This shows that boxes, ids and sizes
+# of your data survive the whole way. It is less only where objects reach over the border of their image.
 
-# %%
-from dino_nb.evaluation.coco import score
-from dino_nb.evaluation.collect import ground_truth_as_predictions
-
+# %% tags=["truth"]
 truth = result.dataset.coco()
-annotated = any(row["objects"] for row in result.per_class)
-best = score(truth, ground_truth_as_predictions(result.dataset)).metrics
+best = dino_nb.score(truth, dino_nb.ground_truth_as_predictions(result.dataset)).metrics
 print(f"the annotations themselves: AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}")
-assert not annotated or best["AP50"] > 0.9, "boxes, sizes or ids do not fit together: run dino-nb check"
 
 # %% [markdown]
-# ## 3 · Where it goes wrong
+# ## 5 · Where it goes wrong
 #
-# Every wrong detection and every missed object is sorted by kind, and each kind is costed: so much AP50 would be gained
-# if errors of this kind alone were put right.
+# Each wrong detection and each missed object is sorted by kind, and each kind has a price: the AP50 you would gain if
+# only errors of this kind were corrected.
 
-# %%
-from dino_nb.evaluation.errors import analyse_errors
-
-errors = analyse_errors(truth, result.results, result.image_ids, threshold=THRESHOLD)
-assert sum(errors.counts[kind] for kind in ("correct", "missed")) > 0 or not annotated
+# %% tags=["errors"]
+errors = dino_nb.analyse_errors(truth, result.results, result.image_ids, threshold=THRESHOLD)
 print(errors)
 
 # %% [markdown]
-# *Missed* and *background* in front: more training or more pictures. *Confused*: classes that look alike, or labels
-# that disagree. *Localisation*: boxes drawn loosely in the annotations, or a small input size.
+# What to try, by the kind in front:
+#
+# - *missed*, *background*: train longer, or label more images like the ones below.
+# - *confused classes*: they look alike, or the labels disagree. Look at both classes' boxes.
+# - *localisation*: boxes are drawn loosely in the annotations, or the input size is small.
 
-# %%
-from dino_nb import viz
-
-figure = viz.evaluation_figure(result, errors) if annotated else None
-assert figure is None or len(figure.axes) == 3
+# %% tags=["figure"]
+figure = dino_nb.viz.evaluation_figure(result, errors)
 figure
 
 # %% [markdown]
-# ## 4 · The worst pictures
+# ## 6 · The worst images
 #
-# Dashed boxes are the annotations, solid ones what the network found. Often the worst pictures show an annotation that
-# is wrong.
+# Dashed boxes are the annotations, solid ones what the network found. Often the worst images show an annotation that is
+# wrong, and correcting it is the cheapest way to a better score.
 
-# %%
-sheet = viz.worst_pictures(result, errors, n=4)
-assert sheet is not None or not errors.worst()
+# %% tags=["worst"]
+sheet = dino_nb.viz.worst_images(result, errors, n=4)
 sheet
 
 # %% [markdown]
-# ## 5 · Keep it
+# ## 7 · Keep it
 #
-# `results.json` holds every detection with the data set's own ids, in the form that COCO's tools read. Scored once more
-# from that file, by pycocotools itself, it gives the numbers above.
+# `report.html` can be sent to a colleague. `results.json` holds every detection with the data set's own ids, in the
+# form that COCO's tools read: scored once more from that file, by pycocotools itself, it gives the same numbers.
 
-# %%
+# %% tags=["keep"]
 import json
-from pathlib import Path
 
 saved = json.loads((Path(OUTPUT_DIR) / "results.json").read_text(encoding="utf-8"))
-again = score(truth, saved, result.image_ids, library="pycocotools").metrics
+again = dino_nb.score(truth, saved, result.image_ids, library="pycocotools").metrics
 print(f"AP {again['AP']:.6f} by pycocotools from {', '.join(sorted(p.name for p in Path(OUTPUT_DIR).iterdir()))}")
-assert again == result.metrics
 
 # %% [markdown]
-# ## 6 · What next
+# ## 8 · What next
 #
-# - **fine-tune**: teach the network your own classes, starting where this checkpoint stands.
-# - **inference_and_visualization**: look at what it finds, with sliders for threshold and classes.
-# - The same from a terminal: `dino-nb eval COCODIR CHECKPOINT --output_dir evaluation`.
+# - [fine-tune](fine-tune.ipynb): teach the network your classes, starting at this score.
+# - [inference_and_visualization](inference_and_visualization.ipynb): move the threshold and see what it finds.
+# - In a terminal: `dino-nb eval COCODIR CHECKPOINT --output_dir evaluation`.

@@ -72,6 +72,9 @@ class Detections(Sequence):
     def __iter__(self) -> Iterator[dict]:
         return (self[i] for i in range(len(self)))
 
+    def __add__(self, other: Iterable[dict]) -> list[dict]:
+        return [*self, *other]
+
 
 def read_results(path: str | Path, image_ids: Sequence[Any], category_ids: Sequence[Any]) -> Detections:
     """A saved ``results.json`` as `Detections`; a damaged or foreign file is a ``UserError`` that names it."""
@@ -141,9 +144,11 @@ def score(
     found = _only(found, chosen, [c["id"] for c in categories])
     at, number = {i: n for n, i in enumerate(chosen)}, {c["id"]: n for n, c in enumerate(categories)}
     annotations = [a for a in data["annotations"] if a["image_id"] in at]
+    sides = ("width", "height")
+    sizes = {r["id"]: {k: r[k] for k in sides if type(r.get(k)) is int and 0 < r[k] < 2**31} for r in data["images"]}
     numbered = {
         "info": {},
-        "images": [{"id": i} for i in range(1, len(chosen) + 1)],
+        "images": [{**sizes[i], "id": n + 1} for i, n in at.items()],
         "categories": [{"id": i, "name": str(i)} for i in range(1, len(categories) + 1)],
         "annotations": [
             {**a, "id": i, "image_id": at[a["image_id"]] + 1, "category_id": number[a["category_id"]] + 1}
@@ -160,8 +165,8 @@ def score(
     return Scores(metrics, rows, precision, library, found, truth, annotations, numbered, evaluator)
 
 
-def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotcoco", cap: int | None = None) -> Any:
-    """A ``COCOeval``, run, of ``Scores.data`` and the table of `Detections`; ``cap``: the best so many per image."""
+def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotcoco") -> Any:
+    """A ``COCOeval``, run, of ``Scores.data`` and the table of `Detections`."""
     if library == "hotcoco":
         from hotcoco import COCO, COCOeval
 
@@ -169,7 +174,7 @@ def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotc
         numbered[:, [0, 6]] += 1
         found = truth.load_res(numbered)
         del numbered
-        evaluator = COCOeval(truth, found if cap is None else found.cap_detections_per_image(cap), "bbox")
+        evaluator = COCOeval(truth, found, "bbox")
     else:
         from pycocotools.cocoeval import COCOeval
 

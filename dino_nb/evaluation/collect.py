@@ -62,10 +62,10 @@ def collect_predictions(
         UserError: an image that cannot be read, or outputs that are not finite.
     """
     indices = range(len(dataset)) if indices is None else list(indices)
-    found: dict[int, np.ndarray] = {}
+    found: list[tuple[int, np.ndarray]] = []
 
     def both(position: int, rows: np.ndarray) -> None:
-        found[position] = rows
+        found.append((position, rows))
         if keep is not None:
             keep(position, rows)
 
@@ -99,7 +99,7 @@ def collect_shared(
             stream.add(position, rows)
 
     collect_predictions(model, dataset, share, progress=progress and distributed.is_main(), keep=keep, **options)
-    return _table(distributed.gather_results(found), dataset)
+    return _table(distributed.gather_results(found).items(), dataset)
 
 
 @torch.inference_mode()
@@ -183,7 +183,7 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
     place = {category: i for i, category in enumerate(dataset.category_ids)}
     column = {label: place[category] for category, label in dataset.label_of.items() if category in place}
     classes = 1 + max(column, default=0)
-    found = {}
+    found = []
     for index in range(len(dataset)) if indices is None else indices:
         target = dataset.target(index)
         height, width = target["orig_size"].tolist()
@@ -192,16 +192,17 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
             "pred_logits": torch.nn.functional.one_hot(target["labels"], classes)[None] * 40.0 - 20,
             "pred_boxes": (boxes / torch.tensor([width, height, width, height]))[None],
         }
-        found[index] = to_rows(outputs, [target], column, len(boxes))[0]
+        found.append((index, to_rows(outputs, [target], column, len(boxes))[0]))
     return _table(found, dataset)
 
 
-def _table(found: dict[int, np.ndarray], dataset: CocoDataset) -> Detections:
-    counts = [len(rows) for rows in found.values()]
+def _table(found: Iterable[tuple[int, np.ndarray]], dataset: CocoDataset) -> Detections:
+    positions, parts = zip(*found) if found else ((), ())
+    counts = [len(rows) for rows in parts]
     table = np.empty((sum(counts), 7))
-    table[:, 0] = np.repeat(np.array(list(found), np.float64), counts)
-    if counts:
-        np.concatenate(list(found.values()), out=table[:, 1:])
+    table[:, 0] = np.repeat(np.array(positions, np.float64), counts)
+    if parts:
+        np.concatenate(parts, out=table[:, 1:])
     return Detections(table, [dataset.image_id(i) for i in range(len(dataset))], dataset.category_ids)
 
 

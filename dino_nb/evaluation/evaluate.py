@@ -1,152 +1,214 @@
-"""``evaluate``: a COCODIR and a checkpoint in, COCO's numbers out.
+"""``evaluate``: a COCODIR and a checkpoint in, COCO's numbers and a report out.
 
 result = dino_nb.evaluate("cocodir", "checkpoint.pth")
 print(result)                # in a notebook, `result` alone shows tables
 result.metrics["AP"]
+result.show("errors")        # one part of the report
 """
 
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dino_nb import distributed
+from dino_nb.checkpoints import zoo
 from dino_nb.checkpoints.load import load_model, pick_device
 from dino_nb.data.classes import ClassMatch
 from dino_nb.data.dataset import CocoDataset
-from dino_nb.data.transforms import eval_transform
-from dino_nb.errors import UserError
+from dino_nb.data.transforms import EVAL_SIZE, eval_transform
+from dino_nb.errors import UserError, did_you_mean
 from dino_nb.evaluation import report
+from dino_nb.evaluation.analysis import Analysis, analyse
 from dino_nb.evaluation.coco import Scores, score
-from dino_nb.evaluation.collect import collect_shared, match_model
+from dino_nb.evaluation.collect import STEPS, collect_shared, match_model
+from dino_nb.evaluation.stream import Stream, fingerprint
+from dino_nb.evaluation.thresholds import Thresholds
 from dino_nb.prepare.check import check_dataset
+from dino_nb.printer import Block, Printed
 
 
-@dataclass
-class EvalResult:
+@dataclass(repr=False)
+class EvalResult(Printed):
     """What :func:`evaluate` returns; prints as text, shows as tables in a notebook.
 
     Attributes:
         scores: ``Scores``; ``metrics`` (the 12 numbers, 0..1 or -1 where undefined) and ``per_class`` are its parts.
         match: ``ClassMatch``: how the model's outputs and the data set's categories were paired.
-        results: COCO results, as in ``results.json``.
         dataset: the ``CocoDataset``; ``image_ids``: those of it that were evaluated.
-        seconds: wall time of all; ``images_per_second``: of reading pictures and of the network alone.
-        settings: checkpoint, device, picture size, batch size, amp.
+        seconds: wall time of all; ``images_per_second``: of reading images and of the network alone.
+        settings: checkpoint, device, input size, batch size, amp, and for a published checkpoint its published AP.
+        threshold: the score from which errors are counted; None for the best F1's.
+        milliseconds: per image, by step.
         output_dir: where results and reports were written, or None.
     """
 
     scores: Scores
     match: ClassMatch
-    results: list = field(repr=False)
-    dataset: CocoDataset = field(repr=False)
-    image_ids: list = field(repr=False)
+    dataset: CocoDataset
     seconds: float
     images_per_second: float
-    settings: dict
+    settings: dict[str, Any]
+    threshold: float | None = None
+    milliseconds: dict[str, float] | None = None
     output_dir: Path | None = None
 
     @property
-    def metrics(self):
+    def metrics(self) -> dict[str, float]:
         return self.scores.metrics
 
     @property
-    def per_class(self):
+    def per_class(self) -> list[dict[str, Any]]:
         return self.scores.per_class
 
-    def to_dict(self):
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """COCO results, as in ``results.json``."""
+        return list(self.scores.found)
+
+    @property
+    def image_ids(self) -> list[Any]:
+        return self.scores.found.image_ids
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """Errors, confused classes, suspicious labels: made when it is first asked for."""
+        return analyse(self.scores, self.threshold)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Precision, recall and F1 over the score; ``best`` is the threshold of the highest F1."""
+        return self.analysis.thresholds
+
+    @cached_property
+    def _positions(self) -> dict[Any, int]:
+        return {self.dataset.image_id(i): i for i in range(len(self.dataset))}
+
+    def path(self, image_id: Any) -> Path:
+        """The file of an image."""
+        return self.dataset.path(self._positions[image_id])
+
+    def show(self, part: str) -> Printed:
+        """One part of the report, to print or to end a notebook cell with."""
+        if part not in report.PARTS:
+            raise UserError(
+                f"the report has no part {part!r}.{did_you_mean(part, report.PARTS)} It has {', '.join(report.PARTS)}."
+            )
+        return report.Part(report.PARTS[part](self))
+
+    def to_dict(self) -> dict[str, Any]:
         return report.to_dict(self)
 
-    def __str__(self):
-        return report.to_text(self)
-
-    __repr__ = __str__
-
-    def _repr_html_(self):
-        return report.to_html(self)
+    def blocks(self) -> list[Block]:
+        return report.short(self)
 
 
 def evaluate(
-    cocodir,
-    checkpoint,
+    cocodir: str | Path,
+    checkpoint: Any,
     *,
-    split="val",
-    batch_size=1,
-    device=None,
-    output_dir=None,
-    check=True,
-    amp=False,
-    num_workers=None,
-    input_size=None,
-    classes="auto",
-    limit=None,
-    progress=True,
-    name=None,
-):
+    split: str = "val",
+    batch_size: int = 1,
+    device: str | torch.device | None = None,
+    output_dir: str | Path | None = None,
+    check: bool = True,
+    amp: bool = False,
+    num_workers: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    classes: str = "auto",
+    limit: int | None = None,
+    threshold: float | None = None,
+    metrics: str = "hotcoco",
+    resume: bool = False,
+    progress: bool = True,
+    name: str | None = None,
+) -> EvalResult:
     """Score a checkpoint on one split of a COCODIR.
 
     Args:
         cocodir: folder with ``{train,val[,test]}2017/`` and ``annotations/``.
         checkpoint: whatever ``dino_nb.load`` takes (file, zoo name), a ``Detector``, or a ``DINO`` module.
         split: ``train``, ``val`` or ``test``. Without annotations nothing is scored, but results are made.
-        batch_size: pictures a forward pass; published numbers are those of 1.
+        batch_size: images per forward pass; published numbers are those of 1.
         device: default: a GPU if there is one; for a given ``Detector`` or module, where it is.
-        output_dir: folder for ``results.json`` (COCO results that pycocotools loads, with the data set's own ids) and
-            ``report.{txt,html,json}``. Default: nothing is written.
+        output_dir: folder for ``results.json`` (COCO results that pycocotools loads, with the data set's own ids),
+            ``report.{txt,html,json}``, ``per_class.csv``, and labels to check. Default: nothing is written.
         check: refuse a data set with errors before starting.
         amp: half precision, on a GPU.
-        num_workers: processes that read pictures; default: 0 on a CPU, else up to 2.
+        num_workers: processes that read images; default: 0 on a CPU, else up to 2.
         input_size: (short side, limit of the long side) in pixels. Default: the model's own, 800 / 1333 if published.
         classes: ``auto``, ``name`` or ``id``: see ``dino_nb.data.classes.match_classes``.
-        limit: evaluate the first so many pictures only.
+        limit: evaluate the first so many images only.
+        threshold: count errors from this score, 0..1. Default: the one of the highest F1.
+        metrics: ``hotcoco``, or ``pycocotools`` (the same numbers, much slower).
+        resume: go on with an interrupted evaluation in ``output_dir``.
         progress: show a progress bar.
         name: what the reports call the checkpoint. Default: its name or file.
 
-    Of several processes (``torchrun``) each takes its share of the pictures; all return the same result, and the main
+    Of several processes (``torchrun``) each takes its share of the images; all return the same result, and the main
     one writes it.
 
     Returns:
-        ``EvalResult``. Raises ``UserError`` if data set and checkpoint have no class in common, a picture cannot be
+        ``EvalResult``. Raises ``UserError`` if data set and checkpoint have no class in common, an image cannot be
         read, or the check finds errors.
     """
     started = time.perf_counter()
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise UserError("batch_size and limit must be at least 1.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+    if resume and output_dir is None:
+        raise UserError("resume needs the output_dir of the interrupted evaluation.")
     model = as_model(checkpoint, device)
     input_size = tuple(input_size or model.input_size)
     if check:
         distributed.run_on_main(_check, cocodir, split, progress)
     dataset = CocoDataset(cocodir, split, eval_transform(*input_size))
     match = match_model(model, dataset.categories, classes)
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise UserError("batch_size and limit must be at least 1.")
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if not count:
-        raise UserError(f"{dataset.annotation_file} lists no pictures to evaluate.")
-    reading = time.perf_counter()
-    results = collect_shared(
-        model,
-        dataset,
-        range(count),
-        match=match,
-        batch_size=batch_size,
-        amp=amp,
-        num_workers=num_workers,
-        progress=progress,
-    )
-    images_per_second = count / (time.perf_counter() - reading)
-    image_ids = [dataset.image_id(i) for i in range(count)]
-    scores = score(dataset.coco(), results, image_ids)
+        raise UserError(f"{dataset.annotation_file} lists no images to evaluate.")
     settings = {
         "checkpoint": str(name or (checkpoint if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__)),
         "device": str(next(model.parameters()).device),
         "input_size": list(input_size),
         "batch_size": batch_size,
         "amp": amp,
+        "limit": limit,
     }
-    seconds = time.perf_counter() - started
-    result = EvalResult(scores, match, results, dataset, image_ids, seconds, images_per_second, settings)
-    if output_dir is not None and distributed.is_main():
-        report.write(result, output_dir)
+    stream = None
+    if output_dir is not None:
+        same = {**settings, "split": dataset.split, "classes": sorted(map(str, match.label_of.items()))}
+        same |= {"checkpoint": fingerprint(model), "images": [str(dataset.image_id(i)) for i in range(count)]}
+        stream = Stream(output_dir, same, resume)
+    reading, seconds = time.perf_counter(), Counter(dict.fromkeys(STEPS, 0.0))
+    found = collect_shared(
+        *(model, dataset, range(count)),
+        stream=stream,
+        match=match,
+        batch_size=batch_size,
+        amp=amp,
+        num_workers=num_workers,
+        progress=progress,
+        seconds=seconds,
+    )
+    reading = time.perf_counter() - reading
+    fresh = count - len(stream.done if stream else ())
+    scores = score(dataset.coco(), found, [dataset.image_id(i) for i in range(count)], metrics)
+    settings["published"] = _published(name or checkpoint, dataset, count, settings, model)
+    each = {
+        step: 1000 * sum(s[step] for s in distributed.all_gather_objects(seconds)) / max(1, fresh) for step in STEPS
+    }
+    rate = fresh / reading
+    result = EvalResult(scores, match, dataset, time.perf_counter() - started, rate, settings, threshold, each)
+    if stream is not None:
+        if distributed.is_main():
+            report.write(result, output_dir)
+        stream.close(remove=True)
     return result
 
 
@@ -154,9 +216,23 @@ def _check(cocodir, split, progress):
     check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
 
 
-def as_model(checkpoint, device=None):
+def as_model(checkpoint: Any, device: str | torch.device | None = None) -> torch.nn.Module:
     """The ``DINO`` module behind a checkpoint's name or file, a ``Detector`` or a module, on ``device``."""
     model = getattr(checkpoint, "model", checkpoint)  # of a Detector
     if isinstance(model, torch.nn.Module):
         return model if device is None else model.to(pick_device(device))
     return load_model(checkpoint, device)
+
+
+def _published(name, dataset, count, settings, model):
+    """The published AP of a zoo checkpoint on COCO's val2017, and what differs from the protocol; None for others."""
+    item = zoo.find(Path(name).name) if isinstance(name, (str, Path)) else None
+    if item is None or (dataset.split, len(dataset), len(dataset.categories)) != ("val", 5000, 80):
+        return None
+    differs = [f"batch size {settings['batch_size']} instead of 1"] if settings["batch_size"] != 1 else []
+    differs += ["half precision instead of float32"] if settings["amp"] and settings["device"] != "cpu" else []
+    if tuple(settings["input_size"]) != tuple(EVAL_SIZE):
+        differs.append(f"input size {settings['input_size']} instead of {list(EVAL_SIZE)}")
+    differs += [f"{model.config.num_select} detections per image"] if model.config.num_select != 300 else []
+    differs += [f"{count:,} of 5,000 images"] if count != len(dataset) else []
+    return {"name": item.name, "AP": item.ap / 100, "differs": differs}

@@ -1,11 +1,24 @@
-"""An evaluation as text, HTML and JSON."""
+"""An evaluation as text, HTML, JSON and tables: numbers first, then threshold, classes, errors, labels, images."""
 
-import html
+import csv
+import io
 import json
+import platform
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+from dino_nb.charts import COLORS, Bars, Curves, Images, Matrix, Section
+from dino_nb.errors import printable
+from dino_nb.evaluation.analysis import KINDS
+from dino_nb.evaluation.drawing import beside, crop
+from dino_nb.evaluation.stream import write_results
 from dino_nb.files import write_text
-from dino_nb.prepare.findings import printable
+from dino_nb.printer import Block, Lines, Printed, Table, to_page, to_text
 from dino_nb.version import __version__
 
 _MEANING = {
@@ -15,7 +28,7 @@ _MEANING = {
     "APs": "small objects, below 32 x 32 pixels",
     "APm": "medium objects, up to 96 x 96",
     "APl": "large objects",
-    "AR1": "recall, 1 detection a picture and class",
+    "AR1": "recall, 1 detection per image and class",
     "AR10": "recall, 10 detections",
     "AR100": "recall, 100 detections",
     "ARs": "recall, small objects",
@@ -23,12 +36,170 @@ _MEANING = {
     "ARl": "recall, large objects",
 }
 _COLUMNS = ("images", "objects", "AP", "AP50", "AP75", "AR100")
+_NOTHING = "There are no annotations, so nothing was scored."
+_CLASSES, _CELLS, _CROPS, _LABELS, _WORST = 20, 12, 6, 24, 6  # shown at most, which bounds the size of the page
 
 
-def to_dict(result):
-    """The report as plain dicts, lists, strings and numbers; undefined numbers are -1, as in COCO's own tools."""
+class Part(Printed):
+    """A piece of the report, to print or to show in a notebook."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = list(blocks)
+
+    def blocks(self) -> list[Block]:
+        return self._blocks
+
+
+def short(result: Any) -> list[Block]:
+    """What an ``EvalResult`` prints: numbers and classes."""
+    return [*numbers(result), *([_class_table(result)] if _objects(result) else [])]
+
+
+def numbers(result: Any) -> list[Block]:
+    """The 12 numbers, and how they came about."""
+    settings, data = result.settings, result.dataset
+    size = " / ".join(map(str, settings.get("input_size", [])))
+    lines = [f"{data.image_dir}: {len(result.image_ids):,} images, {_objects(result):,} objects"]
+    lines += [f"{settings.get('checkpoint')} on {settings.get('device')}, images resized to {size}"]
+    lines += str(result.match).split("\n")
+    if result.match.missing and _matched_ap(result) >= 0:
+        lines.append(f"AP of the matched classes alone: {_matched_ap(result):.3f}")
+    if published := settings.get("published"):
+        differs = f"; measured with {', '.join(published['differs'])}" if published["differs"] else ""
+        lines.append(f"published AP of {published['name']}: {published['AP']:.3f}{differs}")
+    lines.append(
+        f"{len(result.scores.found):,} detections in {result.seconds:.1f} s, {result.images_per_second:.2f} images/s"
+        + (f" ({_speed(result)})" if result.milliseconds else "")
+        + f"; scored by {result.scores.library}"
+    )
+    if result.output_dir is not None:
+        lines.append(f"written to {result.output_dir}: results.json, report.html, .txt, .json, per_class.csv")
+    if not _objects(result):
+        return [Lines([*lines, _NOTHING])]
+    rows = [(name, value, _MEANING[name]) for name, value in result.metrics.items()]
+    return [Lines(lines), Table(("metric", "", ""), rows)]
+
+
+def threshold(result: Any) -> list[Block]:
+    """Which score to cut at."""
+    found = result.thresholds
+    rates = f"precision {found.precision:.3f}, recall {found.recall:.3f}"
+    lines = [f"Best F1 {found.f1:.3f} from score {found.best:.3f}: {rates}."]
+    keys = ("precision", "recall", "f1")
+    series = [(k, found.curves["score"], found.curves[k], c) for k, c in zip(keys, COLORS)]
+    rows = [(r["name"], r["precision"], r["recall"], r["f1_at_best"], r["threshold"], r["f1"]) for r in found.rows]
+    heads = ("class", "precision", "recall", "F1", "own threshold", "F1 there")
+    curves = Curves("All classes, over the threshold", series, "threshold (dashed: the best)", found.best)
+    return [Lines([*lines, found.calibration()]), curves, Table(heads, rows, 1000)]
+
+
+def classes(result: Any) -> list[Block]:
+    """AP of the classes, and their curves of precision over recall."""
+    rows = sorted((r["AP"], i) for i, r in enumerate(result.per_class) if r["objects"])
+    precision, recall = result.scores.precision[0], np.linspace(0, 1, 101).tolist()
+    named = [i for _, i in (rows if len(rows) <= len(COLORS) else rows[:3] + rows[-3:])]
+    series = [("", recall, precision[:, i].tolist(), "#8888") for _, i in rows if i not in named]
+    series += [(result.per_class[i]["name"], recall, precision[:, i].tolist(), COLORS[n]) for n, i in enumerate(named)]
+    series += [("mean", recall, precision[:, [i for _, i in rows]].mean(1).tolist(), "currentColor")]
+    which = "" if len(rows) <= len(COLORS) else ": worst and best three named"
+    return [_class_table(result), Curves(f"Precision over recall at IoU 0.5{which}", series, "recall")]
+
+
+def errors(result: Any) -> list[Block]:
+    """Kinds of errors, and where the AP is low."""
+    found = result.analysis
+    rows = [
+        (f"{k}: {m}", found.cost[k], f"{found.counts[k]:,}, AP50 +{found.cost[k]:.3f} without")
+        for k, (_, m) in KINDS.items()
+    ]
+    where = [(r["group"], r["name"], r["count"], r["AP"], r["AP50"]) for r in found.where]
+    told = f"From score {found.threshold:.3f} {found.counts['correct']:,} detections are correct. Wrong ones:"
+    return [Lines([told]), Bars(rows), Table(("AP by", "", "number", "AP", "AP50"), where)]
+
+
+def confusion(result: Any) -> list[Block]:
+    """Which classes are taken for which, and crops of the most frequent mistakes."""
+    found = result.analysis
+    counts, k = found.confusion, len(result.per_class)
+    wrong = counts - np.diag(np.diag(counts))
+    most = np.argsort(-(wrong.sum(0) + wrong.sum(1))[:k], kind="stable")[:_CLASSES]
+    shown = [*np.sort(most).tolist(), k]
+    names = [row["name"] for row in result.per_class] + ["background"]
+    cells = [divmod(int(i), k + 1) for i in np.argsort(-wrong, axis=None, kind="stable")[:_CELLS]]
+    cells = [(i, j) for i, j in cells if wrong[i, j] and i in shown and j in shown]
+    links = {(shown.index(i), shown.index(j)): f"cell-{i}-{j}" for i, j in cells}
+    which = f" The {_CLASSES} classes with the most mistakes of {k}." if k > _CLASSES else ""
+    told = f"Rows: what is there; columns: what was found, from score {found.threshold:.3f} at IoU 0.5.{which}"
+    labels = [names[i] for i in shown]
+    return [
+        Lines([told, "Dashed: the object; solid: the detection."]),
+        Matrix("object", labels, labels, counts[np.ix_(shown, shown)].tolist(), links),
+        *(
+            Images(
+                f"{names[i]} {'missed' if j == k else 'found as ' + names[j]} ({wrong[i, j]:,})",
+                [("", partial(crop, result, *pair, 110)) for pair in found.cell(i, j)[:_CROPS].tolist()],
+                110,
+                anchor=f"cell-{i}-{j}",
+            )
+            for i, j in cells
+        ),
+    ]
+
+
+def labels(result: Any) -> list[Block]:
+    """Annotations that may be wrong, most certain first."""
+    rows = label_rows(result)
+    if not rows:
+        return [Lines(["No label looks wrong."])]
+    told = [f"{len(rows):,} labels to look at, in label_errors.csv and labels_to_check.json (COCO). Dashed: the label."]
+    crops = [
+        (
+            f"{row['file']}: {row['kind']} {row['certainty']:.2f}, {row['annotated']} -> {row['found']}",
+            partial(crop, result, -1 if c["object"] is None else c["object"], c["detection"]),
+        )
+        for row, c in zip(rows[:_LABELS], result.analysis.label_errors)
+    ]
+    return [Lines(told), Images("The most certain", crops, 160, True)]
+
+
+def worst(result: Any) -> list[Block]:
+    """The images with the most errors, ground truth beside detections."""
+    found = result.analysis
+    blocks: list[Block] = []
+    for image_id in found.worst(_WORST):
+        count = found.images[image_id]
+        name = result.path(image_id).name
+        title = f"{name}: {count['missed']} missed, {count['wrong']} wrong, {count['correct']} correct"
+        sides = [partial(lambda i, k: beside(result, i, found.threshold)[k], image_id, k) for k in (0, 1)]
+        blocks.append(Images(title, list(zip(("ground truth", "found"), sides)), 440, True))
+    return blocks or [Lines(["No image has an error."])]
+
+
+def settings(result: Any) -> list[Block]:
+    """What was measured with."""
+    rows = [(k, str(v)) for k, v in {**result.settings, **_versions()}.items()]
+    return [Table(("", ""), rows)]
+
+
+PARTS = {
+    **{"numbers": numbers, "threshold": threshold, "classes": classes, "errors": errors, "confusion": confusion},
+    **{"labels": labels, "worst": worst, "settings": settings},
+}
+_TITLES = {"labels": "Labels to check", "worst": "Worst images", "confusion": "Confused classes"}
+
+
+def sections(result: Any) -> list[Block]:
+    """The whole report."""
+    chosen = PARTS if _objects(result) else {"numbers": numbers, "settings": settings}
+    return [
+        Section(_TITLES.get(name, name.capitalize()), part(result), name != "settings") for name, part in chosen.items()
+    ]
+
+
+def to_dict(result: Any) -> dict[str, Any]:
+    """Every number of the report as plain values; undefined numbers are -1, as in COCO's own tools."""
     match = result.match
-    return {
+    report = {
         "version": __version__,
         "data": {
             "folder": str(result.dataset.image_dir.parent),
@@ -38,108 +209,137 @@ def to_dict(result):
             "classes": len(result.per_class),
         },
         "metrics": result.metrics,
-        "per_class": [{**row, "matched": row["id"] in match.label_of} for row in result.per_class],
+        "per_class": _class_rows(result),
         "AP_of_matched_classes": _matched_ap(result),
         "classes": {
             "matched": match.how,
             "not_known_to_the_model": match.missing,
             "known_to_the_model_only": match.unused,
         },
-        "detections": len(result.results),
+        "detections": len(result.scores.found),
         "seconds": round(result.seconds, 3),
         "images_per_second": round(result.images_per_second, 3),
+        "milliseconds_per_image": result.milliseconds,
         "scored_by": result.scores.library,
+        "versions": _versions(),
         **result.settings,
+    }
+    if not _objects(result):
+        return report
+    found, names = result.analysis, [row["name"] for row in result.per_class] + ["background"]
+    thresholds = result.thresholds
+    cells = [
+        {"object": names[i], "found": names[j], "count": int(found.confusion[i, j])}
+        | {"share": float(found.confusion[i, j] / found.confusion[i].sum())}
+        for i, j in np.argwhere(found.confusion).tolist()
+    ]
+    return report | {
+        "threshold": {"used": found.threshold, "best": thresholds.best, "precision": thresholds.precision}
+        | {"recall": thresholds.recall, "f1": thresholds.f1, "curves": thresholds.curves},
+        "calibration": {"error": thresholds.calibration_error, "bins": thresholds.reliability},
+        "errors": {"counts": found.counts, "cost_in_AP50": found.cost, "AP50": found.ap50},
+        "where": found.where,
+        "confusion": cells,
+        "label_errors": label_rows(result),
+        "worst_images": [{"image_id": i, **found.images[i]} for i in found.worst(_WORST)],
     }
 
 
-def to_text(result):
-    """The report for a terminal."""
-    lines = [*_head(result), ""]
-    if _objects(result):
-        lines += [f"{name:6}{_number(value):>7}  {_MEANING[name]}" for name, value in result.metrics.items()]
-        lines += ["", *_class_table(result), "", *_notes(result)]
-    else:
-        lines += [*_notes(result), "There are no annotations, so nothing was scored."]
-    return "\n".join(lines)
+def label_rows(result: Any) -> list[dict[str, Any]]:
+    """Labels to check, most certain first: image, kind, classes, the annotation's id, the box found."""
+    scores, names = result.scores, [row["name"] for row in result.per_class]
+    rows = []
+    for c in result.analysis.label_errors:
+        _, x, y, w, h, certain, category = scores.found.table[c["detection"]].tolist()
+        about = c["object"]
+        image_id = scores.found.image_ids[c["image"]]
+        rows.append(
+            {
+                **{"file": result.path(image_id).name, "image_id": image_id, "kind": c["kind"]},
+                "certainty": c["certainty"],
+                "annotated": "" if about is None else names[int(scores.truth[about, 5])],
+                "found": names[int(category)],
+                "annotation_id": None if about is None else scores.annotations[about]["id"],
+                **{"score": certain, "x": x, "y": y, "width": w, "height": h},
+            }
+        )
+    return rows
 
 
-def to_html(result):
-    """The report as an HTML fragment; names of classes and files are escaped."""
-    rows = [
-        f"<tr><td><b>{name}</b></td><td style='text-align:right'>{_number(value)}</td>"
-        f"<td style='text-align:left'>{_MEANING[name]}</td></tr>"
-        for name, value in result.metrics.items()
-    ]
-    heads = "".join(f"<th>{h}</th>" for h in ("class", *_COLUMNS))
-    classes = [
-        f"<tr><td style='text-align:left'>{html.escape(printable(_class_name(result, row), 60))}</td>"
-        + "".join(f"<td style='text-align:right'>{_cell(row[c])}</td>" for c in _COLUMNS)
-        + "</tr>"
-        for row in result.per_class
-    ]
-    text = "<br>".join(html.escape(line) for line in [*_head(result), *_notes(result)])
-    if not _objects(result):
-        return f"<div>{text}<br>There are no annotations, so nothing was scored.</div>"
-    return (
-        f"<div>{text}<table><tbody>{''.join(rows)}</tbody></table>"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(classes)}</tbody></table></div>"
-    )
+def labels_to_check(result: Any) -> dict[str, Any]:
+    """A COCO file of the images with suspicious labels, to correct in a labelling tool and bring back by ``convert``.
+
+    Annotations are as they were, with a ``suspicion``; boxes that seem to be missing are added (to be deleted if not).
+    """
+    rows, scores = label_rows(result), result.scores
+    data, chosen = result.dataset.coco().dataset, {row["image_id"] for row in rows}
+    about = {row["annotation_id"]: f"{row['kind']}: {row['found']}?" for row in reversed(rows)}
+    kept = [a for a in data["annotations"] if a["image_id"] in chosen]
+    kept = [{**a, "suspicion": about[a["id"]]} if a["id"] in about else a for a in kept]
+    number = max([a["id"] for a in data["annotations"] if isinstance(a["id"], int)], default=0)
+    ids = {row["name"]: row["id"] for row in scores.per_class}
+    for n, row in enumerate((r for r in rows if r["kind"] == "missing box"), number + 1):
+        box = [row[k] for k in ("x", "y", "width", "height")]
+        new = {"id": n, "image_id": row["image_id"], "category_id": ids[row["found"]], "bbox": box, "iscrowd": 0}
+        kept.append({**new, "area": box[2] * box[3], "suspicion": f"missing box, score {row['score']:.2f}"})
+    images = [image for image in data["images"] if image["id"] in chosen]
+    return {"images": images, "annotations": kept, "categories": data["categories"]}
 
 
-def write(result, folder):
-    """Write ``results.json`` and ``report.{txt,html,json}`` to ``folder``, each atomically."""
+def write(result: Any, folder: str | Path) -> None:
+    """Write results, report and tables to ``folder``, each atomically."""
     folder = Path(folder)
     result.output_dir = folder
-    write_text(folder / "results.json", json.dumps(result.results))
-    write_text(folder / "report.json", json.dumps(to_dict(result), indent=2))
-    write_text(folder / "report.txt", to_text(result) + "\n")
-    title = html.escape(f"Evaluation: {result.dataset.split}")
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>body{{font-family:sans-serif}}</style>'
-    write_text(folder / "report.html", head + to_html(result))
+    write_results(folder / "results.json", result.scores.found)
+    write_text(folder / "report.json", json.dumps(to_dict(result), indent=1))
+    write_text(folder / "report.txt", to_text(short(result)) + "\n")
+    title = f"Evaluation of {Path(str(result.settings.get('checkpoint'))).name} on {result.dataset.split}"
+    write_text(folder / "report.html", to_page(sections(result), title))
+    write_text(folder / "per_class.csv", _csv(_class_rows(result)))
+    if _objects(result):
+        write_text(folder / "label_errors.csv", _csv(label_rows(result)))
+        write_text(folder / "labels_to_check.json", json.dumps(labels_to_check(result)))
 
 
-def _head(result):
-    settings, data = result.settings, result.dataset
-    size = " / ".join(map(str, settings["input_size"]))
-    return [
-        printable(f"{data.image_dir}: {len(result.image_ids):,} pictures, {_objects(result):,} objects", 300),
-        printable(f"{settings['checkpoint']} on {settings['device']}, pictures resized to {size}", 300),
-    ]
+def _csv(rows):
+    """A table for spreadsheets, where a cell that begins like a formula would be run."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["nothing"])
+    writer.writeheader()
+    for row in rows:
+        plain = {k: printable(v, 200) if isinstance(v, str) else v for k, v in row.items()}
+        writer.writerow(
+            {k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v for k, v in plain.items()}
+        )
+    return text.getvalue()
 
 
-def _notes(result):
-    lines = [printable(line, 1000) for line in str(result.match).split("\n")]
-    if result.match.missing and _matched_ap(result) >= 0:
-        lines.append(f"AP of the matched classes alone: {_number(_matched_ap(result))}")
-    lines.append(
-        f"{len(result.results):,} detections in {result.seconds:.1f} s, {result.images_per_second:.2f} images/s "
-        f"(reading and network); scored by {result.scores.library}"
-    )
-    if result.output_dir is not None:
-        lines.append(f"written to {printable(result.output_dir, 300)}: results.json and report.txt, .html, .json")
-    return lines
+def _class_rows(result):
+    rows = [{**row, "matched": row["id"] in result.match.label_of} for row in result.per_class]
+    if not _objects(result):
+        return rows
+    own = ("threshold", "f1", "precision", "recall")
+    return [{**row, **{k: t[k] for k in own}} for row, t in zip(rows, result.thresholds.rows)]
 
 
 def _class_table(result):
-    names = [printable(_class_name(result, row), 40) for row in result.per_class]
-    width = max(map(len, ["class", *names]))
-    lines = ["class".ljust(width) + "".join(f"{c:>9}" for c in _COLUMNS)]
-    for name, row in zip(names, result.per_class):
-        lines.append(name.ljust(width) + "".join(f"{_cell(row[c]):>9}" for c in _COLUMNS))
-    return lines
+    known = result.match.label_of
+    rows = [
+        (row["name"] + ("" if row["id"] in known else " (not known)"), *(row[c] for c in _COLUMNS))
+        for row in result.per_class
+    ]
+    return Table(("class", *_COLUMNS), rows, 1000)
 
 
-def _class_name(result, row):
-    return row["name"] + ("" if row["id"] in result.match.label_of else " (not known)")
+def _speed(result):
+    each = ", ".join(f"{step} {ms:.1f}" for step, ms in result.milliseconds.items())
+    return f"ms per image: {each}"
 
 
-def _cell(value):
-    return _number(value) if isinstance(value, float) else f"{value:,}"
+def _versions():
+    from hotcoco import __version__ as hotcoco
 
-
-def _number(value):
-    return "-" if value < 0 else f"{value:.3f}"
+    return {"dino_nb": __version__, "torch": torch.__version__, "hotcoco": hotcoco, "python": platform.python_version()}
 
 
 def _objects(result):

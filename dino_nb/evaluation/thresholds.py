@@ -22,6 +22,8 @@ class Thresholds:
             ``recall``, ``f1_at_best`` at the overall ``best``. A class without a right detection takes ``best``.
         curves: ``score`` (0, 0.01, ..., 1), ``precision``, ``recall``, ``f1``, all classes pooled; precision is -1
             where nothing scores as high.
+        reliability: for scores 0..0.1, 0.1..0.2, ...: ``count``, their mean ``score``, and the share that is ``right``.
+        calibration_error: the mean difference of score and share (ECE), 0..1.
     """
 
     best: float
@@ -30,11 +32,25 @@ class Thresholds:
     f1: float
     rows: list[dict[str, Any]]
     curves: dict[str, list[float]]
+    reliability: list[dict[str, float]]
+    calibration_error: float
 
     @property
     def per_class(self) -> dict[str, float]:
         """``{class name: its own threshold}``."""
         return {row["name"]: row["threshold"] for row in self.rows}
+
+    def calibration(self) -> str:
+        """Whether scores can be read as probabilities, in a line of plain words."""
+        if not self.reliability:
+            return "There are no detections to judge the scores by."
+        one = max(self.reliability, key=lambda b: (b["score"] >= 0.3, b["count"]))
+        gap = one["score"] - one["right"]
+        how = "about right" if abs(gap) < 0.05 else "too high" if gap > 0 else "too low"
+        return (
+            f"Scores are {how}: of {one['count']:,} detections that score about {one['score']:.2f}, "
+            f"{one['right']:.0%} are right (calibration error {self.calibration_error:.3f})."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint stores: ``{"overall": 0.37, "per_class": {"cat": 0.41, ...}}``."""
@@ -48,21 +64,30 @@ def find_thresholds(scores: Scores) -> Thresholds:
     certain, right = scores.found.table[counted, 5], status[counted] >= 0
     category = scores.found.table[counted, 6].astype(np.int64)
     objects = sum(row["objects"] for row in scores.per_class)
-    best = _best(certain, right, objects)
+    best = best_f1(certain, right, objects)
     overall = 0.5 if best is None else best[0]
     rows = []
     order = np.argsort(category, kind="stable")
     starts = np.searchsorted(category[order], np.arange(len(scores.per_class) + 1))
     for i, row in enumerate(scores.per_class):
         own = order[starts[i] : starts[i + 1]]
-        threshold, f1 = _best(certain[own], right[own], row["objects"]) or (overall, 0.0)
-        here = _at(certain[own], right[own], row["objects"], overall)
+        threshold, f1 = best_f1(certain[own], right[own], row["objects"]) or (overall, 0.0)
+        here = rates_at(certain[own], right[own], row["objects"], overall)
         here["f1_at_best"] = here.pop("f1")
         rows.append({"name": row["name"], "objects": row["objects"], "threshold": threshold, "f1": f1, **here})
-    every = [_at(certain, right, objects, s) for s in GRID]
-    curves = {key: [one[key] for one in every] for key in ("precision", "recall", "f1")}
+    every = [rates_at(certain, right, objects, s) for s in GRID]
+    curves = {"score": GRID.tolist(), **{key: [one[key] for one in every] for key in ("precision", "recall", "f1")}}
+    bins = np.clip((certain * 10).astype(np.int64), 0, 9)
+    n, score, hits = (np.bincount(bins, weights, 10) for weights in (None, certain, right))
+    error = float(np.abs(score - hits).sum() / max(1, len(bins)))
+    reliability = [{"count": int(c), "score": a / c, "right": b / c} for c, a, b in zip(n, score, hits) if c]
     return Thresholds(
-        overall, **_at(certain, right, objects, overall), rows=rows, curves={"score": GRID.tolist()} | curves
+        overall,
+        **rates_at(certain, right, objects, overall),
+        rows=rows,
+        curves=curves,
+        reliability=reliability,
+        calibration_error=error,
     )
 
 
@@ -96,7 +121,7 @@ def to_corners(table: np.ndarray) -> np.ndarray:
     return np.concatenate([table[:, 1:3], table[:, 1:3] + table[:, 3:5]], 1)
 
 
-def _best(certain, right, objects):
+def best_f1(certain: np.ndarray, right: np.ndarray, objects: int) -> tuple[float, float] | None:
     """``(threshold, F1)`` of the highest F1, the threshold halfway down to the next score; None if nothing is right."""
     order = np.argsort(-certain, kind="stable")
     certain, hits = certain[order], np.cumsum(right[order])
@@ -109,7 +134,8 @@ def _best(certain, right, objects):
     return float((certain[at] + below[at]) / 2), float(f1[at])
 
 
-def _at(certain, right, objects, threshold):
+def rates_at(certain: np.ndarray, right: np.ndarray, objects: int, threshold: float) -> dict[str, float]:
+    """``precision``, ``recall`` and ``f1`` of detections ``(n,)`` with these scores, right or not; -1 if undefined."""
     kept = certain >= threshold
     hits, n = int(right[kept].sum()), int(kept.sum())
     return {

@@ -1,105 +1,75 @@
-"""An evaluation to look at: precision and recall, classes, the cost of each kind of error, the worst pictures."""
+"""An evaluation to look at: precision and recall, classes, the cost of errors, the worst images, confused classes."""
 
-from collections import defaultdict
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from dino_nb.data.images import open_image
-from dino_nb.draw import class_colors, draw_boxes
-from dino_nb.errors import UserError
-from dino_nb.evaluation.errors import KINDS, analyse_errors
-from dino_nb.prepare.findings import printable
+from dino_nb import fonts
+from dino_nb.draw import class_colors
+from dino_nb.errors import UserError, did_you_mean, printable
+from dino_nb.evaluation.analysis import KINDS, Analysis
+from dino_nb.evaluation.drawing import beside, crop
 from dino_nb.viz.sheet import grid
 
 SHOWN_CLASSES = 20
 _NAMED_CURVES = 8  # more colours than this cannot be told apart in one plot
-_DRAWN_AT = 600  # pixels of the long side at least, so that names can be read
-_STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-_MEANING = {
-    "missed": "not found at all",
-    "confused": "good box, wrong class",
-    "localisation": "right class, loose box",
-    "both": "wrong class, loose box",
-    "duplicate": "found twice",
-    "background": "nothing there",
-}
 
 
-def evaluation_figure(result, errors=None):
+def evaluation_figure(result: Any, errors: Analysis | None = None) -> Any:
     """Precision over recall, AP of the classes, and what each kind of error costs, as one ``matplotlib`` figure.
 
     Args:
         result: what ``dino_nb.evaluate`` returned.
-        errors: what ``analyse_errors`` returned; None leaves out the third panel.
+        errors: default: the result's own ``analysis``.
     """
     from matplotlib import pyplot as plt
 
-    rows = _scored(result)
-    with plt.rc_context(
-        {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        panels = 2 + (errors is not None)
-        figure, axes = plt.subplots(1, panels, figsize=(4.8 * panels, 4.2), layout="constrained", facecolor="white")
+    rows = [{**row, "index": i} for i, row in enumerate(result.per_class) if row["AP"] >= 0]
+    if not rows:
+        raise UserError("the split has no annotations, so there are no scores to draw.")
+    style = {"font.family": fonts.families([row["name"] for row in rows]), "font.size": 9}
+    with plt.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(1, 3, figsize=(14.4, 4.2), layout="constrained", facecolor="white")
         _draw_curves(axes[0], result, rows)
         _draw_classes(axes[1], rows)
-        if errors is not None:
-            _draw_errors(axes[2], errors)
+        _draw_errors(axes[2], errors or result.analysis)
     plt.close(figure)  # a notebook shows what a cell returns; open figures would be shown twice
     return figure
 
 
-def worst_pictures(result, errors=None, n=4, width=1100):
-    """A sheet of the pictures with the most errors: truth dashed, detections solid with their scores.
+def worst_images(result: Any, errors: Analysis | None = None, n: int = 4, width: int = 1100) -> Image.Image | None:
+    """A sheet of the images with the most errors: ground truth dashed on the left, detections on the right.
 
     Args:
         result: what ``dino_nb.evaluate`` returned.
-        errors: what ``analyse_errors`` returned; its threshold decides which detections are drawn. Made if None.
-        n: pictures at most; those without an error never come in.
+        errors: its threshold decides which detections are drawn. Default: the result's own ``analysis``.
+        n: images at most; those without an error never come in.
 
     Returns:
-        PIL picture, or None if no picture has an error.
+        PIL image, or None if no image has an error.
     """
-    coco = result.dataset.coco()
-    errors = errors or analyse_errors(coco, result.results, result.image_ids)
-    chosen = errors.worst(n)
-    if not chosen:
-        return None
-    names = {c["id"]: c["name"] for c in result.dataset.categories}
-    colors = class_colors(list(names.values()))
-    found = defaultdict(list)
-    for record in result.results:
-        if record["score"] >= errors.threshold:
-            found[record["image_id"]].append(record)
-    position = {image_id: i for i, image_id in enumerate(result.image_ids)}
-    pictures = []
-    for image_id in chosen:
-        picture = open_image(result.dataset.path(position[image_id]))
-        factor = max(1.0, _DRAWN_AT / max(picture.size))
-        picture = picture.resize([round(side * factor) for side in picture.size])
-        picture = _draw(picture, factor, coco.imgToAnns[image_id], names, colors, line="dashed")
-        pictures.append(_draw(picture, factor, found[image_id], names, colors))
-    titles = [_title(result.dataset.file_names[position[i]], errors.images[i]) for i in chosen]
-    return grid(pictures, columns=2, titles=titles, width=width)
+    errors = errors or result.analysis
+    sides, titles = [], []
+    for image_id in errors.worst(n):
+        sides += beside(result, image_id, errors.threshold)
+        count = errors.images[image_id]
+        titles += [f"{result.path(image_id).name}: ground truth", f"{count['missed']} missed, {count['wrong']} wrong"]
+    return grid(sides, columns=2, titles=titles, width=width) if sides else None
 
 
-def _draw(picture, factor, records, names, colors, line="solid"):
-    boxes = np.array([r["bbox"] for r in records], np.float64).reshape(-1, 4) * factor
-    boxes[:, 2:] += boxes[:, :2]
-    labels = [names[r["category_id"]] for r in records]
-    if line == "dashed":  # names stand on the detections; of the truth the colour is enough
-        return draw_boxes(picture, boxes, colors=[colors[name] for name in labels], line=line)
-    return draw_boxes(picture, boxes, labels, [r["score"] for r in records], colors)
+def confused(result: Any, object: str, found: str = "background", n: int = 12, width: int = 1000) -> Image.Image | None:
+    """Crops of objects of one class that were found as another (dashed: the object, solid: the detection).
 
-
-def _title(file_name, counts):
-    return f"{file_name}: " + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-
-
-def _scored(result):
-    rows = [{**row, "index": i} for i, row in enumerate(result.per_class) if row["AP"] >= 0]
-    if not rows:
-        raise UserError("the split has no annotations, so there are no scores to draw.")
-    return rows
+    ``object`` and ``found`` are class names; ``background`` for an object that was missed, or a detection of nothing.
+    Returns None where that never happened.
+    """
+    names = [row["name"] for row in result.per_class] + ["background"]
+    for name in (object, found):
+        if name not in names:
+            raise UserError(f"there is no class {name!r}.{did_you_mean(name, names)}")
+    pairs = result.analysis.cell(names.index(object), names.index(found))[:n].tolist()
+    return grid([crop(result, *pair, 240) for pair in pairs], columns=6, width=width) if pairs else None
 
 
 def _draw_curves(axis, result, rows):
@@ -132,10 +102,10 @@ def _draw_classes(axis, rows):
 
 
 def _draw_errors(axis, errors):
-    kinds = KINDS[::-1]
+    kinds = list(KINDS)[::-1]
     axis.barh(range(len(kinds)), [errors.cost[kind] for kind in kinds], color="#D55E00")
     for place, kind in enumerate(kinds):
         axis.text(errors.cost[kind], place, f"  {errors.counts[kind]:,}", va="center")
-    axis.set_yticks(range(len(kinds)), [f"{kind}\n{_MEANING[kind]}" for kind in kinds])
-    axis.set(title="What each kind of error costs", xlabel=f"AP50 lost (number from score {errors.threshold:g})")
+    axis.set_yticks(range(len(kinds)), [f"{kind}\n{KINDS[kind][1]}" for kind in kinds])
+    axis.set(title="What each kind of error costs", xlabel=f"AP50 lost (number from score {errors.threshold:.2f})")
     axis.set_xlim(0, max(0.05, 1.2 * max(errors.cost.values())))

@@ -36,7 +36,7 @@ class Oracle(torch.nn.Module):
 
 
 def odd_cocodir(folder, split="val"):
-    """Five pictures: crowds, no objects, annotation id 0, ids out of order, no ``area``, and one that EXIF turns."""
+    """Five images: crowds, no objects, annotation id 0, ids out of order, no ``area``, and one that EXIF turns."""
     (folder / "annotations").mkdir(parents=True)
     (folder / f"{split}2017").mkdir()
     sizes, ids = [(120, 80), (90, 140), (200, 60), (64, 64), (100, 150)], [9, 0, 10**14, 4, 77]

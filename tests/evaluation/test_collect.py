@@ -26,13 +26,13 @@ def test_true_answers_score_one(dataset, options):
     scores = score(dataset.coco(), results)
     assert scores.metrics["AP"] == pytest.approx(1) and scores.metrics["AR100"] == pytest.approx(1)
     assert model.training  # as it was
-    assert {r["image_id"] for r in results} == {9, 0, 10**14, 4, 77}  # every picture, the empty one too
+    assert {r["image_id"] for r in results} == {9, 0, 10**14, 4, 77}  # every image, the empty one too
     assert {r["category_id"] for r in results} <= {c["id"] for c in CATEGORIES}  # nothing for "bird"
     assert {(3, 64, 96), (3, 96, 64)} <= set(model.sizes)  # the second lies in its file, and was turned
 
 
 def test_ground_truth_as_predictions_scores_one(dataset):
-    dataset.image_dir = None  # no picture is needed
+    dataset.image_dir = None  # no image is needed
     results = ground_truth_as_predictions(dataset)
     coco = dataset.coco()
     objects = [a for a in coco.dataset["annotations"] if not a["iscrowd"]]
@@ -78,8 +78,8 @@ def test_half_precision_of_the_network_does_not_round_boxes(dataset):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_picture_is_named_in_one_sentence(dataset, num_workers):
-    dataset.path(2).write_bytes(b"not a picture")
+def test_unreadable_image_is_named_in_one_sentence(dataset, num_workers):
+    dataset.path(2).write_bytes(b"not a image")
     with pytest.raises(UserError, match=dataset.path(2).name) as error:
         collect_predictions(Oracle(dataset, NAMES), dataset, num_workers=num_workers, progress=False)
     assert "Traceback" not in str(error.value)

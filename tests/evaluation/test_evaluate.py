@@ -53,7 +53,7 @@ def test_true_answers_and_everything_written(tmp_path):
     assert report["metrics"] == result.metrics
     assert report["data"] == {**report["data"], "images": 5, "objects": 20, "classes": 3, "split": "val"}
     assert "Dog_house" in (out / "report.html").read_text()
-    assert (out / "report.txt").read_text().startswith(f"{folder}/val2017: 5 pictures, 20 objects")
+    assert (out / "report.txt").read_text().startswith(f"{folder}/val2017: 5 images, 20 objects")
 
 
 def test_results_file_gives_pycocotools_the_same_numbers(tmp_path, sample, tiny):
@@ -161,8 +161,8 @@ def test_the_check_stops_a_bad_data_set(sample, tmp_path, tiny):
         dino_nb.evaluate(bad, tiny, progress=False)
 
 
-def test_memory_does_not_grow_with_pictures(sample, tiny):
-    """Many pictures cost their results alone: the same few pictures, seen again and again."""
+def test_memory_does_not_grow_with_images(sample, tiny):
+    """Many images cost their results alone: the same few images, seen again and again."""
     dataset = CocoDataset(sample, "val", eval_transform(48, 80))
     collect_predictions(tiny.model, dataset, [0] * 8, progress=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,243 @@
+"""Why the AP is not higher: kinds of errors, confused classes, calibration, where it is low, labels that may be wrong.
+
+Kinds of errors are those of TIDE (arXiv 2008.08115), counted and costed by hotcoco: ``confused`` (good box, wrong
+class), ``localisation`` (right class, loose box), ``both``, ``duplicate`` (of an object already found), ``background``
+(nothing there), ``missed``.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dino_nb.evaluation.coco import MAX_DETECTIONS, Scores, evaluate_boxes, score
+from dino_nb.evaluation.matching import CROWD, NOTHING, match_image, overlaps
+from dino_nb.evaluation.thresholds import Thresholds, by_image, find_thresholds, to_corners
+
+KINDS = {  # name: (TIDE's, meaning)
+    "missed": ("Miss", "not found at all"),
+    "confused": ("Cls", "good box, wrong class"),
+    "localisation": ("Loc", "right class, loose box"),
+    "both": ("Both", "wrong class, loose box"),
+    "duplicate": ("Dupe", "found twice"),
+    "background": ("Bkg", "nothing there"),
+}
+_BACKGROUND, _GOOD, _TIGHT = 0.1, 0.5, 0.7  # IoU: overlaps below are none; of a match; of a box drawn well
+_CROWDING = (1, 3, 10, 30)  # objects per image
+_SIDES = (0, 640, 1280, 2560)  # pixels of the long side
+_ASPECTS = (0, 1 / 3, 2 / 3, 1.5, 3, 1e5)  # width / height
+
+
+@dataclass
+class Analysis:
+    """What :func:`analyse` returns. Positions are those of ``scores.found`` and ``scores.truth``.
+
+    Attributes:
+        threshold: the score from which detections are counted; ``thresholds``: how it was chosen.
+        ap50: AP at IoU 0.5. ``cost``: kind -> AP50 that would be gained if errors of this kind alone were put right.
+        counts: kind -> number among detections that score at least ``threshold``; ``correct``, too.
+        images: image id -> ``correct``, ``wrong``, ``missed``, ``f1`` at ``threshold``.
+        confusion: ``(K + 1, K + 1)`` counts at ``threshold`` and IoU 0.5: rows are the objects' classes, columns the
+            detections'; the last of each is the background. ``pairs (n, 2)``: the object and the detection behind
+            each count, -1 for none.
+        where: rows ``group``, ``name``, ``count``, ``AP``, ``AP50``: AP by size, crowding, aspect and image side.
+        label_errors: candidates, most certain first: ``kind`` (``wrong class``, ``missing box``, ``loose box``),
+            ``certainty`` 0..1, ``image``, ``object`` and ``detection`` (rows, or None).
+    """
+
+    scores: Scores = field(repr=False)
+    thresholds: Thresholds = field(repr=False)
+    threshold: float
+    ap50: float
+    cost: dict[str, float]
+    counts: dict[str, int]
+    images: dict[Any, dict[str, float]] = field(repr=False)
+    confusion: np.ndarray = field(repr=False)
+    pairs: np.ndarray = field(repr=False)
+    where: list[dict[str, Any]] = field(repr=False)
+    label_errors: list[dict[str, Any]] = field(repr=False)
+
+    def worst(self, n: int = 6) -> list[Any]:
+        """The ids of the ``n`` images with the most errors, worst first."""
+        wrong = {image: c["wrong"] + c["missed"] for image, c in self.images.items()}
+        return sorted((i for i in wrong if wrong[i]), key=lambda i: -wrong[i])[:n]
+
+    def cell(self, truth: int, found: int) -> np.ndarray:
+        """``pairs`` behind one count of ``confusion``, surest detection first. Classes by position, -1: background."""
+        k = len(self.confusion) - 1
+        row, column = self._cells()
+        pairs = self.pairs[(row == truth % (k + 1)) & (column == found % (k + 1))]
+        return pairs[np.argsort(-_take(self.scores.found.table[:, 5], pairs[:, 1], 0), kind="stable")]
+
+    def _cells(self):
+        k = len(self.scores.per_class)
+        classes = self.scores.truth[:, 5], self.scores.found.table[:, 6]
+        return tuple(_take(c, rows, k).astype(np.int64) for c, rows in zip(classes, self.pairs.T))
+
+    def __str__(self) -> str:
+        lines = [f"AP50 {self.ap50:.3f}; counted from score {self.threshold:.3f}: {self.counts['correct']:,} correct"]
+        lines += [f"{kind:13}{self.counts[kind]:>7,}   AP50 +{self.cost[kind]:.3f} without" for kind in KINDS]
+        return "\n".join(lines)
+
+
+def analyse_errors(
+    coco_gt: Any, results: Iterable[dict], image_ids: Iterable[Any] | None = None, threshold: float | None = None
+) -> Analysis:
+    """:func:`analyse` of results scored as `dino_nb.evaluation.coco.score` does; same arguments."""
+    return analyse(score(coco_gt, results, image_ids), threshold)
+
+
+def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
+    """Everything that an `Analysis` has. ``threshold``: count detections from this score; default: the best F1's."""
+    thresholds = find_thresholds(scores)
+    threshold = thresholds.best if threshold is None else float(threshold)
+    table = scores.found.table
+    every = scores.evaluator if scores.library == "hotcoco" else evaluate_boxes(scores.data, table)
+    certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
+    found = certain.image_diagnostics(_GOOD, threshold)["img_summary"]
+    nothing = {"tp": 0, "fp": 0, "fn": 0, "f1": 1.0}
+    images = {}
+    for number, image_id in enumerate(scores.found.image_ids, 1):
+        one = found.get(number, nothing)
+        images[image_id] = {"correct": one["tp"], "wrong": one["fp"], "missed": one["fn"], "f1": one["f1"]}
+    counted = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
+    counts = {"correct": sum(i["correct"] for i in images.values())}
+    counts |= {kind: int(counted[tide]) for kind, (tide, _) in KINDS.items()}
+    best = _best_of_each_image(table)
+    tide = evaluate_boxes(scores.data, best).tide_errors(_GOOD, _BACKGROUND)
+    cost = {kind: max(0.0, tide["delta_ap"][name]) for kind, (name, _) in KINDS.items()}
+    pairs, label_errors = _pairs(scores, threshold)
+    k = len(scores.per_class)
+    confusion, where = np.zeros((k + 1, k + 1), np.int64), _where(scores, every) + _by_aspect(scores, best)
+    given = (scores, thresholds, threshold, scores.metrics["AP50"], cost, counts, images)
+    result = Analysis(*given, confusion, pairs, where, label_errors)
+    np.add.at(confusion, result._cells(), 1)
+    return result
+
+
+def _take(values, rows, otherwise):
+    """``values[rows]``, and ``otherwise`` for row -1."""
+    return np.append(values, otherwise)[rows]
+
+
+def _pairs(scores, threshold):
+    """``Analysis.pairs`` and ``label_errors``."""
+    found, truth = scores.found.table, scores.truth
+    pairs, candidates = [np.empty((0, 2), np.int64)], []
+    for image, (mine, objects) in enumerate(by_image(scores)):
+        kept = mine[found[mine, 5] >= threshold]
+        boxes, crowd = to_corners(found[kept]), truth[objects, 6] > 0
+        taken = match_image(
+            *(boxes, found[kept, 6], found[kept, 5], truth[objects, 1:5], truth[objects, 5], crowd), any_class=True
+        )
+        counted = taken != CROWD
+        of = np.where(taken >= 0, objects[np.maximum(taken, 0)], NOTHING) if len(objects) else taken
+        missed = objects[~crowd & ~np.isin(objects, of)]
+        pairs += [np.stack([of, kept], 1)[counted], np.stack([missed, np.full_like(missed, NOTHING)], 1)]
+        overlap = overlaps(boxes, truth[objects, 1:5], crowd)
+        overlap[:, crowd] = 0
+        for d in np.flatnonzero(counted):
+            kind, certainty, at = _suspect(found, truth, mine, objects, kept[d], taken[d], overlap[d], taken)
+            if kind:
+                about = None if kind == "missing box" else int(objects[at])
+                candidates.append(
+                    {
+                        "kind": kind,
+                        "certainty": float(certainty),
+                        "image": image,
+                        "object": about,
+                        "detection": int(kept[d]),
+                    }
+                )
+    return np.concatenate(pairs), sorted(candidates, key=lambda c: -c["certainty"])
+
+
+def _suspect(found, truth, mine, objects, detection, taken, overlap, all_taken):
+    """What the label is suspected of by one detection, how certainly, and the object (position in ``objects``)."""
+    score, category = found[detection, 5:7]
+    if taken >= 0 and truth[objects[taken], 5] != category:
+        # less certain where the annotated class was also found there, if with a lower score
+        own = mine[found[mine, 6] == truth[objects[taken], 5]]
+        there = overlaps(to_corners(found[own]), truth[objects[[taken]], 1:5], np.zeros(1, bool))[:, 0] >= _GOOD
+        return "wrong class", score * (1 - found[own[there], 5].max(initial=0)), taken
+    if taken >= 0:
+        return ("loose box" if overlap[taken] < _TIGHT else None), score * (1 - overlap[taken]), taken
+    best = int(overlap.argmax()) if len(overlap) else -1
+    if best < 0 or overlap[best] < _BACKGROUND:
+        return "missing box", score, -1
+    if overlap[best] >= _GOOD:
+        return None, 0, -1
+    if truth[objects[best], 5] == category and best not in all_taken:
+        return "loose box", score * (1 - overlap[best]), best
+    return "missing box", score * (1 - overlap[best]), -1
+
+
+def _where(scores, every):
+    """Rows of AP by size, crowding, aspect and image side, of groups that have objects."""
+    truth = scores.truth[scores.truth[:, 6] == 0]
+    area = truth[:, 7]
+    rows = []
+    for name, key, low, high in (
+        ("small, below 32 x 32", "APs", 0, 32**2),
+        ("medium, up to 96 x 96", "APm", 32**2, 96**2),
+        ("large", "APl", 96**2, np.inf),
+    ):
+        n = int(((area >= low) & (area < high)).sum())
+        rows.append({"group": "object size", "name": name, "count": n, "AP": scores.metrics[key], "AP50": -1.0})
+    count = np.bincount(truth[:, 0].astype(np.int64), minlength=len(scores.found.image_ids))
+    sides = np.array([max(i.get("width") or 0, i.get("height") or 0) for i in scores.data["images"]])
+    slices = {}
+    for group, values, edges, text in (
+        ("objects per image", count, _CROWDING, "{} to {}"),
+        ("long side of the image", sides, _SIDES, "{} to {} pixels"),
+    ):
+        for low, high in zip(edges, (*edges[1:], np.inf)):
+            inside = np.flatnonzero((values >= max(low, 1)) & (values < high))
+            if len(inside):
+                name = text.format(low, int(high) - 1) if high < np.inf else f"{low} and more"
+                slices[group, name] = (inside + 1).tolist()
+    scored = every.slice_by({f"{i}": ids for i, ids in enumerate(slices.values())}) if slices else {}
+    for i, ((group, name), ids) in enumerate(slices.items()):
+        one = scored[f"{i}"]
+        rows.append({"group": group, "name": name, "count": len(ids), "AP": one["AP"], "AP50": one["AP50"]})
+    return [row for row in rows if row["count"]]
+
+
+def _best_of_each_image(table):
+    """The rows of the best 100 detections per image: what TIDE looks at, in a third of the memory."""
+    order = np.lexsort((-table[:, 5], table[:, 0]))
+    image = table[order, 0]
+    rank = np.arange(len(order)) - np.searchsorted(image, image)
+    return table[np.sort(order[rank < MAX_DETECTIONS])]
+
+
+def _by_aspect(scores, table):
+    """COCO's area ranges, with width / height in the place of the area."""
+    from hotcoco import COCO, COCOeval
+
+    def ratio(boxes):
+        return boxes[:, 0] / np.maximum(boxes[:, 1], 1e-6)
+
+    ratios = ratio(scores.truth[:, 3:5] - scores.truth[:, 1:3])
+    table = table + np.array([1, 0, 0, 0, 0, 0, 1])
+    truth = COCO(
+        {**scores.data, "annotations": [{**a, "area": r} for a, r in zip(scores.data["annotations"], ratios.tolist())]}
+    )
+    found = truth.load_res(table)
+    found.update_anns(ids=np.arange(1, len(table) + 1), area=ratio(table[:, 3:5]))
+    evaluator = COCOeval(truth, found, "bbox")
+    names = ["taller than 1:3", "tall, to 2:3", "square", "wide, from 3:2", "wider than 3:1"]
+    ranges = [[low, high] for low, high in itertools.pairwise(_ASPECTS)]
+    evaluator.params.area_rng, evaluator.params.area_rng_lbl = [[0, 1e5], *ranges], ["all", *names]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    rows = []
+    real = ratios[scores.truth[:, 6] == 0]
+    for i, (name, (low, high)) in enumerate(zip(names, ranges), 1):
+        precision = evaluator.eval["precision"][:, :, :, i, -1]
+        ap, ap50 = (float(p[p > -1].mean()) if (p > -1).any() else -1.0 for p in (precision, precision[0]))
+        n = int(((real >= low) & (real < high)).sum())
+        rows.append({"group": "shape", "name": name, "count": n, "AP": ap, "AP50": ap50})
+    return [row for row in rows if row["count"]]
