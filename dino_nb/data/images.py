@@ -41,7 +41,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Source = str | os.PathLike[str] | BinaryIO
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -69,7 +69,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
     image.load()
     rgb = _to_rgb(image)
-    upright = rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+    upright = rgb.transpose(TURNS[orientation]) if orientation in TURNS else rgb
     upright.info = {}  # else a second reader of the EXIF would turn the image again
     return upright
 
