@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_nb.checkpoints import drive
-from dino_nb.checkpoints.download import DownloadError, looks_like_html
+from dino_nb.checkpoints.download import looks_like_html
+from dino_nb.checkpoints.web import DownloadError, is_link
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import home_dir, sha256, size_text, write_text
 
@@ -97,7 +98,7 @@ def fetch(name_or_id_or_link):
     item = find(text)
     if item:
         return _fetch_published(item)
-    if drive.is_link(text) or (drive.file_id(text) and not did_you_mean(text, names())):
+    if is_link(text) or (drive.file_id(text) and not did_you_mean(text, names())):
         return _fetch_link(text)
     raise UserError(_unknown(text, path))
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from dino_nb import files
 from dino_nb.checkpoints import drive, zoo
 from dino_nb.checkpoints.load import load_model
+from dino_nb.checkpoints.web import is_link
 from dino_nb.colab.transfer import require, stage
 from dino_nb.data.coco_file import read_coco
 from dino_nb.errors import UserError
+from dino_nb.inference.sources import leaves
+from dino_nb.inference.video import is_video, video_writer
 from dino_nb.prepare.archive import extract, is_archive
 from dino_nb.prepare.folders import is_cocodir, new_folder
 from dino_nb.prepare.sample import make_sample
@@ -42,6 +46,20 @@ def upload() -> str:
     return chosen[0]
 
 
+def source(field: str | PathLike[str] | None, **sample: Any) -> str | PathLike[str]:
+    """The annotations that a ``SOURCE`` field means, for ``dino_nb.convert_dataset``.
+
+    A path (a copy on the local disk of what is on Google Drive), a link as it is, ``upload``, or nothing: the sample,
+    of which ``sample`` are options, see ``dino_nb.make_sample``.
+    """
+    typed = clean(field)
+    if not typed:
+        return make_sample(Path("sample") / "annotations", **sample)
+    if typed.lower() == "upload":
+        return upload()
+    return typed if is_link(typed) else stage(typed)
+
+
 def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int = 16, **sample: Any) -> Path:
     """The local folder of the data set that a ``COCODIR`` field means.
 
@@ -58,13 +76,45 @@ def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int =
         return _sample(n_train, n_val, sample)
     if typed.lower() == "upload":
         typed = upload()
-    if drive.is_link(typed):
+    if is_link(typed):
         path = drive.fetch(typed, _UNPACKED / "downloads" / hashlib.sha256(typed.encode()).hexdigest()[:8])
     else:
         path = files.user_path(typed)
         require(path)
     path = _inside(path)
     return stage(path) if path.is_dir() else _unpacked(stage(path))
+
+
+def images(field: str | PathLike[str] | None, cocodir: Path | None = None) -> list[str]:
+    """The images that an ``IMAGES`` field means: a folder, file, pattern, link or ``upload``; nothing: a COCODIR's.
+
+    ``UserError`` where there is none.
+    """
+    typed = clean(field)
+    if not typed and cocodir is not None:
+        split = next((s for s in ("val", "test", "train") if (cocodir / f"{s}2017").is_dir()), "val")
+        typed = str(cocodir / f"{split}2017")
+    elif typed.lower() == "upload":
+        typed = upload()
+    found = [str(leaf) for leaf in leaves(typed if "://" in typed else files.user_path(typed))]
+    if all(is_video(leaf) for leaf in found):
+        raise UserError(f"{typed} holds videos and no image: give one of them as VIDEO, and images as IMAGES.")
+    return [leaf for leaf in found if not is_video(leaf)]
+
+
+def video(field: str | PathLike[str] | None, scene: Image.Image) -> Path:
+    """The video that a ``VIDEO`` field means; with nothing in it, a second of moving over ``scene``."""
+    typed = clean(field)
+    if typed:
+        path = files.user_path(upload() if typed.lower() == "upload" else typed)
+        require(path)
+        return path
+    path, scene = Path("sample") / "video.mp4", scene.resize((320, 240))
+    path.parent.mkdir(exist_ok=True)
+    with video_writer(path, rate=10) as write:
+        for step in range(0, 40, 4):
+            write(scene.crop((step, step // 2, step + 240, step // 2 + 180)))
+    return path
 
 
 def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | None = None, train: bool = False) -> Any:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dino_nb.checkpoints.download import fetch_bytes
+from dino_nb.checkpoints.web import shown
 from dino_nb.data.images import is_image, open_image, upright_rgb
 from dino_nb.errors import UserError, disk_errors
-from dino_nb.inference.download import download
 from dino_nb.inference.video import is_video, read_frames
 
 Source = Any  # one of the above
@@ -87,7 +88,7 @@ def read(leaf: Leaf, number: int = 0) -> Iterator[SourceImage]:
     if isinstance(leaf, str):
         if _is_url(leaf):
             name = _file_name(PurePosixPath(unquote(urlsplit(leaf).path)).name) or f"image_{number:06}.png"
-            yield SourceImage(open_image(download(leaf)), name, source=leaf)
+            yield SourceImage(open_image(fetch_bytes(leaf)), name, source=shown(leaf))
         elif is_video(leaf):
             for frame in read_frames(leaf):
                 name = f"{Path(leaf).stem}_{frame.index:06}.png"

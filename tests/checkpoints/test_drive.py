@@ -10,7 +10,7 @@ import time
 import pytest
 
 from dino_nb.checkpoints import download, drive
-from dino_nb.checkpoints.download import DownloadError
+from dino_nb.checkpoints.web import BLOCK, DownloadError
 from dino_nb.errors import UserError
 from tests.fake_drive import QUOTA_PAGE, File
 
@@ -18,7 +18,6 @@ ID = "1" + "a" * 32
 OTHER = "1" + "b" * 32
 FOLDER = "1" + "F" * 32
 DATA = os.urandom(3_000_000)
-BLOCK = download.BLOCK
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,11 @@ def test_every_form_of_a_drive_link_gives_its_id(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "dino-4scale-r50-12ep", "https://example.com/?id=" + ID, f"/tmp/{ID}.pth", f"folder/{ID}"]
+    "text",
+    [
+        *("", "dino-4scale-r50-12ep", "https://example.com/?id=" + ID, f"/tmp/{ID}.pth", f"folder/{ID}"),
+        *("my_training_images_of_last_summer", "x" * 33, "2024-01-31_images-of-the-garden", "http://[::1/file/d/x"),
+    ],
 )
 def test_what_is_no_drive_link_gives_no_id(text):
     assert drive.file_id(text) is None and drive.folder_id(text) is None
@@ -85,7 +88,7 @@ def test_a_cut_connection_is_continued_where_it_broke(fake_drive, tmp_path, kind
 
 def test_a_download_that_was_given_up_goes_on_at_the_next_call(fake_drive, tmp_path):
     fake_drive.files[ID] = File("a.zip", DATA, "large", cuts=[20 * BLOCK, 0, 0, 0, 0])
-    with pytest.raises(DownloadError, match=r"cut at 1\.3 MB of 3\.0 MB \(the next try goes on there\)"):
+    with pytest.raises(DownloadError, match=r"cut at 1\.3 MB of 3\.0 MB \(the next try continues there\)"):
         drive.fetch(ID, tmp_path)
     (part,) = tmp_path.iterdir()
     assert re.fullmatch(r"a\.zip\.\w{8}\.part", part.name) and part.stat().st_size == 20 * BLOCK
@@ -132,7 +135,7 @@ def test_a_quota_page_in_the_middle_is_not_appended(fake_drive, tmp_path):
 @pytest.mark.parametrize(
     "kind, reason",
     [
-        ("quota", "too many people fetched it lately and Google Drive refuses it for up to a day"),
+        ("quota", "too many people downloaded it lately and Google Drive refuses it for up to a day"),
         ("login", "it is not shared with everyone who has the link"),
         ("denied", "it is not shared with everyone who has the link"),
         ("missing", "there is no such file (moved or deleted, or the link is mistyped)"),
@@ -146,7 +149,7 @@ def test_a_refusal_is_one_sentence_with_the_way_out(fake_drive, tmp_path, kind, 
         drive.fetch(ID, tmp_path)
     link = f"https://drive.google.com/file/d/{ID}/view"
     assert str(caught.value) == (
-        f"{link} cannot be fetched, because {reason}: "
+        f"{link} cannot be downloaded, because {reason}: "
         f"open {link} in a browser, save the file, and give its path instead."
     )
     assert list(tmp_path.iterdir()) == []
@@ -225,7 +228,6 @@ def test_a_folder_that_cannot_be_listed_is_one_sentence(fake_drive, tmp_path, ca
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.skipif(download.fcntl is None, reason="file locks are POSIX only")
 def test_processes_that_fetch_one_file_at_once_share_one_download(fake_drive, tmp_path):
     file = fake_drive.pages["/a.zip"] = File("a.zip", DATA, gate=threading.Event())
     script = (

@@ -10,8 +10,8 @@ import torch
 
 import dino_nb
 from dino_nb.checkpoints import zoo
-from dino_nb.checkpoints.download import BLOCK, DownloadError
 from dino_nb.checkpoints.files import save_checkpoint
+from dino_nb.checkpoints.web import BLOCK, DownloadError
 from dino_nb.cli import main
 from dino_nb.errors import UserError
 from tests.fake_drive import QUOTA_PAGE, File
@@ -88,7 +88,7 @@ def test_fetching_gives_the_verified_file_once(published, home, capsys, name):
 def test_a_cut_download_goes_on(published, home):
     of(published, R50).cuts = [5 * BLOCK, 0, 0, 0, 0]
     with pytest.raises(
-        DownloadError, match=r"checkpoint0011_4scale\.pth cannot be fetched, because the connection was"
+        DownloadError, match=r"checkpoint0011_4scale\.pth cannot be downloaded, because the connection was"
     ):
         zoo.fetch(R50)
     assert "first 0.3 MB" in zoo.table()
@@ -103,7 +103,7 @@ def test_quota_is_one_sentence_with_the_way_out(published, home, name, reason):
     with pytest.raises(DownloadError) as caught:
         zoo.fetch(name)
     text = str(caught.value)
-    assert text.startswith(f"{name} cannot be fetched, because {reason}")
+    assert text.startswith(f"{name} cannot be downloaded, because {reason}")
     assert f"from {FOLDER_LINK}" in text and f"put it at {home / 'checkpoints' / name}, and run this again." in text
     assert ("pan.baidu.com/s/1St5rvfgfPwpnPuf_Oe6DpQ (code DINO)" in text) == (name == R50)
     assert "\n" not in text and text.count(". ") == 0
@@ -122,7 +122,7 @@ def test_offline_and_permission_name_the_same_way_out(published, home):
 @pytest.mark.parametrize("name", [R50, SWIN])
 def test_offline(offline, home, name):
     with pytest.raises(
-        DownloadError, match=rf"{name} cannot be fetched, because drive\.google\.com .*no network.*put it"
+        DownloadError, match=rf"{name} cannot be downloaded, because drive\.google\.com .*no network.*put it"
     ):
         zoo.fetch(name)
 
