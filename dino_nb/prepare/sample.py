@@ -1,70 +1,140 @@
-"""The embedded sample: small images of coloured shapes, the same bytes at every run, in COCO, VOC or YOLO form.
+"""The embedded sample: images of coloured shapes, or drawn scenes, the same bytes at every run, in any format.
 
 python -c "from dino_nb.prepare.sample import make_sample; make_sample('sample')"
 """
 
-import contextlib
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dino_nb.errors import UserError, did_you_mean, disk_errors
+from dino_nb.files import leaves_folder, links_out, sha256, write_text
 from dino_nb.prepare.folders import SAMPLE_MARK
 from dino_nb.prepare.formats.write import Labelled, image_path, write
+from dino_nb.prepare.scenes import SCENES, draw_scene
 
-CLASSES = ("red circle", "blue square", "green triangle", "yellow diamond", "purple ring")
-FORMATS = ("coco", "voc", "yolo")
-_COLOURS = ((205, 45, 40), (45, 75, 210), (40, 150, 60), (225, 195, 45), (150, 60, 175))
+# the packaged dino-tiny knows the first five: their order and colours, and every draw of chance, stay as they are
+SHAPES = {
+    "red circle": (205, 45, 40),
+    "blue square": (45, 75, 210),
+    "green triangle": (40, 150, 60),
+    "yellow diamond": (225, 195, 45),
+    "purple ring": (150, 60, 175),
+    "orange star": (235, 130, 30),
+    "cyan cross": (40, 190, 200),
+    "white crescent": (236, 236, 230),
+}
+CLASSES = tuple(SHAPES)[:5]
+KINDS = ("shapes", *SCENES)
+FORMATS = ("coco", "voc", "yolo", "labelme", "cvat")
 _LEAST_VISIBLE = 0.7  # share of a shape that later ones may not cover
 
 
 @disk_errors()
-def make_sample(folder: str | Path, n_train: int = 64, n_val: int = 16, seed: int = 0, format: str = "coco") -> Path:
+def make_sample(
+    folder: str | Path,
+    n_train: int = 64,
+    n_val: int = 16,
+    seed: int = 0,
+    format: str = "coco",
+    *,
+    kind: str = "shapes",
+    classes: Sequence[str] | None = None,
+) -> Path:
     """Write the sample below ``folder`` and return it as a ``Path``.
 
-    Images are 160 x 128 to 240 x 200 pixels with 1 to 4 shapes each, from 18 pixels to over half the image, some
-    overlapping a little; ``CLASSES`` names the five kinds, each present in every split of five images or more. Boxes
-    are whole pixels, tight around the whole shape. ``format`` is ``coco`` (a finished COCODIR), ``voc`` or ``yolo``.
-    A sample already there is replaced; any other folder that is not empty is a ``UserError``.
+    Args:
+        folder: a new or empty folder, or that of a sample, which is replaced (what else is in it stays). A sample
+            made with the same arguments is left as it is.
+        n_train, n_val: images per split.
+        seed: the same arguments give the same bytes.
+        format: ``coco`` (a finished COCODIR), ``voc``, ``yolo``, ``labelme`` or ``cvat``.
+        kind: ``shapes``: images of 160 x 128 to 240 x 200 pixels with 1 to 4 shapes each, from 18 pixels to over half
+            the image, some overlapping a little. ``aerial``: cars, trucks, houses and trees from above. ``cells``: a
+            blood smear of three kinds of cells. Both of 320 x 240 to 400 x 304 pixels.
+        classes: which of ``SHAPES`` to draw, in this order; ``CLASSES``, which dino-tiny knows, if None.
+
+    Every class is in every split that has as many images. Boxes are whole pixels, tight around the whole object.
     """
-    folder = Path(folder)
-    if format not in FORMATS:
-        raise UserError(
-            f"the sample is written as {', '.join(FORMATS)}, not {format!r}.{did_you_mean(format, FORMATS)}"
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / SAMPLE_MARK).is_file():
-        raise UserError(f"{folder} holds something else than a sample: name a new or empty folder.")
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / SAMPLE_MARK).write_text("A generated sample; it is replaced when made again.\n", encoding="utf-8")
+    folder = Path(folder).expanduser()
+    for what, value, choices in (("format", format, FORMATS), ("kind", kind, KINDS)):
+        if value not in choices:
+            known = ", ".join(choices)
+            raise UserError(f"a sample's {what} is one of {known}, not {value!r}.{did_you_mean(value, choices)}")
+    names = tuple(SCENES.get(kind, classes or CLASSES))
+    if unknown := [name for name in names if kind == "shapes" and name not in SHAPES]:
+        near = did_you_mean(unknown[0], SHAPES)
+        raise UserError(f"the sample has no class {unknown[0]!r}.{near} It can draw {', '.join(SHAPES)}.")
+    about = f"A generated sample; it is replaced when made again: {(n_train, n_val, seed, format, kind, names)}"
+    if _is_there(folder, about):
+        return folder
+    _make_room(folder)
+    theirs = _files(folder)
     splits: dict[str, list[Labelled]] = {}
-    number = 0
-    for split, count in (("train", n_train), ("val", n_val)):
-        splits[split] = []
-        for i in range(count):
-            number += 1
-            rng = np.random.default_rng([seed, number])
-            pixels, boxes = _image(rng, first_class=i % len(CLASSES))
-            path = image_path(folder, format, split, f"shapes_{number:04d}.jpg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, quality=92)
-            splits[split].append(Labelled(path.name, pixels.shape[1], pixels.shape[0], boxes))
-    return write(folder, format, CLASSES, splits)
+    paths = [image_path(folder, format, split, f"{kind}_{i + 1:04d}.jpg") for split, i in _numbers(n_train, n_val)]
+    _write_mark(folder, "An unfinished sample.", [path.relative_to(folder).as_posix() for path in paths])
+    for path, (split, i) in zip(paths, _numbers(n_train, n_val)):
+        rng = np.random.default_rng([seed, i + 1])
+        first = (i - n_train * (split == "val")) % len(names)
+        pixels, boxes = _image(rng, first, names) if kind == "shapes" else draw_scene(rng, kind, first)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, quality=92)
+        splits.setdefault(split, []).append(Labelled(path.name, pixels.shape[1], pixels.shape[0], boxes))
+    write(folder, format, names, splits)
+    _write_mark(folder, about, [file for file in _files(folder) if file not in theirs])
+    return folder
 
 
-def _image(rng, first_class):
+def _numbers(n_train, n_val):
+    return [("train", i) for i in range(n_train)] + [("val", n_train + i) for i in range(n_val)]
+
+
+def _files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != SAMPLE_MARK)
+
+
+def _write_mark(folder, about, files):
+    """What the sample is, and its files with a digest each."""
+    lines = [f"{sha256(folder / file)[:16] if (folder / file).is_file() else '-'} {file}" for file in files]
+    write_text(folder / SAMPLE_MARK, "\n".join([about, *lines, ""]))
+
+
+def _is_there(folder, about):
+    """Whether the very same sample is in ``folder``, so that a notebook that still uses it is not disturbed."""
+    if not (folder / SAMPLE_MARK).is_file():
+        return False
+    said, *lines = (folder / SAMPLE_MARK).read_text(encoding="utf-8").splitlines()
+    files = [(digest, folder / file) for digest, _, file in (line.partition(" ") for line in lines)]
+    return said == about and all(file.is_file() and sha256(file)[:16] == digest for digest, file in files)
+
+
+def _make_room(folder):
+    """Make an empty ``folder``, or remove the sample in it, but nothing else."""
+    mark = folder / SAMPLE_MARK
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not mark.is_file():
+        raise UserError(f"{folder} holds something else than a sample: name a new or empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for line in mark.read_text(encoding="utf-8").splitlines()[1:] if mark.is_file() else ():
+        file = line.partition(" ")[2]
+        if not leaves_folder(file) and not links_out(folder / file, folder):
+            (folder / file).unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _image(rng, first_class, names=CLASSES):
     """``(H, W, 3)`` uint8 pixels and ``(class, x1, y1, x2, y2)`` boxes in whole pixels."""
     width, height = int(rng.integers(160, 241)), int(rng.integers(128, 201))
     canvas = _background(rng, width, height)
-    wanted = [first_class, *rng.integers(0, len(CLASSES), int(rng.integers(0, 4)))]
+    wanted = [first_class, *rng.integers(0, len(names), int(rng.integers(0, 4)))]
     owner = np.full((height, width), -1)  # which shape is seen at a pixel
     areas, boxes = [], []
     for label in map(int, wanted):
         for _ in range(20):
-            mask = _shape(rng, label, width, height)
+            mask = _shape(rng, names[label], width, height)
             after = np.where(mask, len(areas), owner)
             visible = [np.count_nonzero(after == i) for i in range(len(areas))]
             if all(seen >= _LEAST_VISIBLE * area for seen, area in zip(visible, areas)):
@@ -73,7 +143,7 @@ def _image(rng, first_class):
             continue
         owner = after
         areas.append(np.count_nonzero(mask))
-        colour = np.array(_COLOURS[label]) + rng.integers(-18, 19, 3)
+        colour = np.array(SHAPES[names[label]]) + rng.integers(-18, 19, 3)
         canvas[mask] = colour + rng.normal(0, 6, (areas[-1], 3))
         rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
         boxes.append((label, int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
@@ -91,21 +161,23 @@ def _background(rng, width, height):
     return tone + waves[..., None] + rng.normal(0, 8, (height, width, 3))
 
 
-def _shape(rng, label, width, height):
-    """``(H, W)`` bool mask of one shape of class ``label`` at a random place and size, whole inside the image."""
+def _shape(rng, name, width, height):
+    """``(H, W)`` bool mask of one shape at a random place and size, whole inside the image."""
     side = np.exp(rng.uniform(np.log(20), np.log(0.6 * min(width, height))))
     aspect = rng.uniform(0.85, 1.18)
     w, h = side * aspect, side / aspect
     x1, y1 = rng.uniform(0, width - w), rng.uniform(0, height - h)
     y, x = np.mgrid[:height, :width]
     u, v = (x + 0.5 - x1) / w * 2 - 1, (y + 0.5 - y1) / h * 2 - 1  # -1..1 across the shape
-    radius = np.hypot(u, v)
-    if label == 0:
-        return radius <= 1
-    if label == 1:
-        return np.maximum(abs(u), abs(v)) <= 1
-    if label == 2:
-        return (abs(v) <= 1) & (abs(u) <= (v + 1) / 2)
-    if label == 3:
-        return abs(u) + abs(v) <= 1
-    return (radius <= 1) & (radius >= 0.55)
+    radius, square = np.hypot(u, v), np.maximum(abs(u), abs(v)) <= 1
+    tip = abs((np.arctan2(u, -v) / (2 * np.pi) * 5) % 1 * 2 - 1)  # 1 at the five tips of a star, 0 between
+    return {
+        "circle": radius <= 1,
+        "square": square,
+        "triangle": (abs(v) <= 1) & (abs(u) <= (v + 1) / 2),
+        "diamond": abs(u) + abs(v) <= 1,
+        "ring": (radius <= 1) & (radius >= 0.55),
+        "star": radius <= 0.42 + 0.58 * tip**1.6,
+        "cross": square & (np.minimum(abs(u), abs(v)) <= 0.34),
+        "crescent": (radius <= 1) & (np.hypot(u - 0.5, v) > 0.85),
+    }[name.split()[-1]]
