@@ -77,6 +77,25 @@ def leaves_folder(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or name[1:2] == ":" or "\0" in name
 
 
+_KINDS = (
+    (rb"PK\x03\x04", "a zip archive that is cut or damaged, or has another file's name"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive, which is not read here: unpack it, or make a zip of it"),
+    (rb"Rar!", "a rar archive, which is not read here: unpack it, or make a zip of it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ", "a packed file that is cut or damaged, or no tar archive: download it again"),
+    (rb"version https://git-lfs", "a Git LFS pointer in place of the file: run git lfs pull where it came from"),
+    (rb"\s*<(!doctype html|html|head|body)", "a web page: the download gave a page in place of the file"),
+    (rb"[\s\0]*$", "empty: the download or copy failed"),
+    (rb"\x89PNG|\xff\xd8\xff", "an image"),
+    (rb"%PDF", "a PDF"),
+    (rb"\x80\x04", "a Python pickle"),
+)
+
+
+def what_is(head: bytes) -> str | None:
+    """What a file is, by its first bytes, that was taken for another kind: ``a web page: ...``; else None."""
+    return next((what for magic, what in _KINDS if re.match(magic, head, re.IGNORECASE)), None)
+
+
 def links_out(path: Path, root: Path) -> bool:
     """Whether ``path``, below ``root`` by its name, is in truth elsewhere: it or a folder above it is a link."""
     return not path.resolve().is_relative_to(root.resolve())

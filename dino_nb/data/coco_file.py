@@ -22,7 +22,6 @@ from dino_nb.files import leaves_folder
 FAR = 1e12  # pixels: a coordinate beyond is as good as infinite
 _WIDE = 2**53  # integers beyond are changed by JavaScript and by tables of floats
 _SECTIONS = ("images", "annotations", "categories")
-_ONE_OF = {"images": "image", "annotations": "annotation", "categories": "category"}
 # what others may stumble over, but what is read here without doubt
 HARMLESS = {"json-bom", "id-type", "annotation-duplicate-ids", "image-size-missing", "missing-area"}
 HARMLESS |= {"missing-iscrowd", "box-derived"}
@@ -35,38 +34,39 @@ _brief.maxstring, _brief.maxlist, _brief.maxlevel, _brief.maxlong = 100, 8, 2, 6
 class Problem(NamedTuple):
     """One thing wrong with a file.
 
-    ``kind`` is the name of a fault, as in `dino_nb.prepare.faults`; ``row`` the position in the list ``section``, or,
-    for what concerns the whole file, the line (from 1) or None.
+    ``kind`` is the name of a fault, as in `dino_nb.prepare.faults`; ``row`` the position in the list ``section``. For
+    what concerns the whole file ``section`` is empty and ``row`` the line (from 1) or None.
     """
 
     kind: str
     text: str
     file: "CocoFile"
-    section: str | None = None
+    section: str = ""
     row: int | None = None
 
     @property
     def id(self) -> Id | None:
         """The id of the record, if it has one."""
-        return None if self.section is None else self.file.id_at(self.section, self.row)
+        return id_of(self.file.record(self.section, self.row).get("id"))[0] if self.section else None
 
     @property
     def who(self) -> str:
         """``annotation 5``, ``image number 3 of the list``, or nothing."""
-        if self.section is None:
+        if not self.section:
             return ""
-        who = _ONE_OF[self.section]
-        return f"{who} {brief(self.id)}" if self.id is not None else f"{who} number {(self.row or 0) + 1} of the list"
+        one = f"number {(self.row or 0) + 1} of the list" if self.id is None else brief(self.id)
+        return f"{self.section.removesuffix('s').replace('ie', 'y')} {one}"
 
     def line(self) -> int | None:
         """The line, from 1, of the record or fault."""
-        return self.file.line(self.section, self.row) if self.section else self.row
+        return self.file.json.line(self.section, self.row or 0) if self.section and self.file.json else self.row
 
     def __str__(self) -> str:
         return f"{self.who}: {self.text}" if self.section else self.text
 
 
 Report = Callable[[Problem], Any]
+Complain = Callable[[str, str], None]
 
 
 @dataclass
@@ -75,7 +75,7 @@ class CocoFile:
 
     Attributes:
         path, label: the file, and its name in messages. ``name``, ``folder``: of the split whose file it is.
-        document: the parsed object, with three lists; None if it is not usable.
+        usable: False if the file holds no COCO object at all. ``document``: that object, with its three lists.
         categories: id -> name, in the order of the file. Ids here and below are as of `id_of`.
         image_ids, image_names, image_rows: lists of one length; ids are unique.
         image_sizes: (images, 2) width and height as the file says, NaN where it does not.
@@ -89,7 +89,8 @@ class CocoFile:
     label: str
     name: str = ""
     folder: Path = Path()
-    document: dict[str, list] | None = None
+    usable: bool = False
+    document: dict[str, list] = field(default_factory=lambda: {section: [] for section in _SECTIONS})
     json: JsonFile | None = None
     categories: dict[Id, str] = field(default_factory=dict)
     image_ids: list[Id] = field(default_factory=list)
@@ -105,24 +106,12 @@ class CocoFile:
 
     def record(self, section: str, row: int | None) -> dict[str, Any]:
         """Entry ``row`` of the list ``section``; an empty dict if it is no record."""
-        entry = self.document[section][row] if self.document is not None and row is not None else None
+        entry = self.document[section][row or 0]
         return entry if isinstance(entry, dict) else {}
 
-    def positions(self, section: str) -> range:
-        """The positions of the list ``section``."""
-        return range(len(self.document[section]) if self.document is not None else 0)
-
-    def id_at(self, section: str, row: int | None) -> Id | None:
-        """The id of a record, or None."""
-        return id_of(self.record(section, row).get("id"))[0]
-
-    def class_of(self, box: int) -> str:
-        """The class name of box ``box``."""
-        return list(self.categories.values())[self.category[box]]
-
-    def line(self, section: str, row: int | None) -> int | None:
-        """The line, from 1, of a record; None if the file is one line."""
-        return self.json.line(section, row) if self.json is not None and row is not None else None
+    def records(self, section: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """``(row, record)`` of every entry of the list ``section``."""
+        return ((row, self.record(section, row)) for row in range(len(self.document[section])))
 
 
 def parse_coco(
@@ -131,26 +120,24 @@ def parse_coco(
     """Read what is usable of ``path`` and call ``report`` with a `Problem` for everything that is not as it should be.
 
     Nothing in the file raises an error here. ``label`` is its name in messages, ``split`` the one of a COCODIR that it
-    belongs to. Without ``needs_annotations`` that list may be missing, as in a test
-    split. If the file cannot be used at all, ``document`` of the result is None.
+    belongs to. Without ``needs_annotations`` that list may be missing, as in a test split.
     """
     coco = CocoFile(Path(path), label or str(path), split, Path(path).parent.parent / f"{split}2017")
     try:
         coco.json = read_json(path)
     except BadJson as error:
-        report(Problem(error.kind, str(error), coco, None, error.line))
+        report(Problem(error.kind, str(error), coco, row=error.line))
         return coco
     if odd := coco.json.oddity:
-        report(Problem(odd.kind, str(odd), coco, None, odd.line))
+        report(Problem(odd.kind, str(odd), coco, row=odd.line))
     document = coco.json.document
     if not needs_annotations and isinstance(document, dict):
         document.setdefault("annotations", [])
-    if not _has_structure(coco, document, report):
-        return coco
-    coco.document = document
-    _read_categories(coco, report)
-    _read_images(coco, report)
-    _read_annotations(coco, report)
+    if _has_structure(coco, document, report):
+        coco.document, coco.usable = document, True
+        _read_categories(coco, report)
+        _read_images(coco, report)
+        _read_annotations(coco, report)
     return coco
 
 
@@ -187,7 +174,7 @@ def read_coco(file: Path | str) -> dict[str, Any]:
         for record in [coco.record("annotations", row)]
         for area in [number(record.get("area"))]
     ]
-    categories = [coco.record("categories", row) for row in range(len(coco.categories))]
+    categories = [record for _, record in coco.records("categories")]
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
@@ -273,14 +260,14 @@ def _has_structure(coco: CocoFile, document: Any, report: Report) -> bool:
     return not wrong
 
 
-def _records(coco: CocoFile, section: str, report: Report) -> Iterator[tuple[int, dict, Callable[[str, str], None]]]:
+def _records(coco: CocoFile, section: str, report: Report) -> Iterator[tuple[int, dict, Complain]]:
     """``(row, record, complain(kind, text))`` of each entry of a list."""
-    for row in coco.positions(section):
+    for row, record in coco.records(section):
 
         def complain(kind: str, text: str, row: int = row) -> None:
             report(Problem(kind, text, coco, section, row))
 
-        yield row, coco.record(section, row), complain
+        yield row, record, complain
 
 
 def _read_categories(coco: CocoFile, report: Report) -> None:
@@ -372,11 +359,11 @@ def _read_annotations(coco: CocoFile, report: Report) -> None:
 
 def _as_written(coco: CocoFile, section: str) -> dict[Id | None, Any]:
     """Id -> the value that the list has for it, the first one."""
-    values = (coco.record(section, row).get("id") for row in reversed(coco.positions(section)))
-    return {id_of(value)[0]: value for value in values}
+    values = [record.get("id") for _, record in coco.records(section)]
+    return {id_of(value)[0]: value for value in reversed(values)}
 
 
-def _read_extras(record: dict[str, Any], complain: Callable[[str, str], None]) -> bool:
+def _read_extras(record: dict[str, Any], complain: Complain) -> bool:
     """Whether an annotation is a crowd region."""
     area, crowd = number(record.get("area")), record.get("iscrowd")
     if area is None or not 0 < area < math.inf:
@@ -386,7 +373,7 @@ def _read_extras(record: dict[str, Any], complain: Callable[[str, str], None]) -
     return crowd == 1 or crowd in ("1", "true", "True")
 
 
-def _read_box(record: dict[str, Any], complain: Callable[[str, str], None]) -> tuple[list[float] | None, bool]:
+def _read_box(record: dict[str, Any], complain: Complain) -> tuple[list[float] | None, bool]:
     """``(box, from polygons)``; the box is four finite numbers, or None."""
     bbox = record.get("bbox")
     values = bbox if isinstance(bbox, list) and len(bbox) == 4 else [None]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_nb.errors import UserError, explain, printable
+from dino_nb.files import what_is
 
 MAX_BYTES = 2 << 30  # COCO's train2017 has 0.45 GB; parsed, JSON takes several times its size
 _MAX_LINED = 128 << 20  # characters above which the text is not kept for finding lines
@@ -16,18 +17,6 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
-)
-_LOOKS_LIKE = (
-    (b"pk\x03\x04", "a zip archive (or spreadsheet)"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x89png", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x80\x04", "a Python pickle"),
-    (b"%pdf", "a PDF"),
-    (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
-    (b"<!doctype html", "a web page: the download gave a page instead of the file"),
-    (b"<html", "a web page: the download gave a page instead of the file"),
-    (b"<", "XML: dino-nb convert reads Pascal VOC and CVAT"),
 )
 
 
@@ -97,12 +86,9 @@ def _decode(data: bytes) -> tuple[str, BadJson | None]:
             oddity = BadJson(f"it is {encoding.removesuffix('-sig').upper()} with a byte order mark", kind)
             data = data.decode(encoding, errors="replace").encode()  # what follows may still be no JSON at all
             break
-    if not data.strip(b"\0 \t\r\n"):
-        raise BadJson("it is empty", "json-not-json")
-    head = data[:64].lstrip().lower()
-    for magic, name in _LOOKS_LIKE:
-        if head.startswith(magic):
-            raise BadJson(f"it is {name}", "json-not-json")
+    xml = "XML: dino-nb convert reads Pascal VOC and CVAT" if data.lstrip()[:1] == b"<" else None
+    if what := what_is(data if len(data) < 1000 else data[:256]) or xml:
+        raise BadJson(f"it is {what}", "json-not-json")
     encoding = json.detect_encoding(data)  # tells UTF-16 and -32 without a mark by their zero bytes
     if encoding not in ("utf-8", "utf-8-sig"):
         return data.decode(encoding, errors="replace"), BadJson(f"it is {encoding.upper()}", "json-encoding")

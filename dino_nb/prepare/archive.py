@@ -17,6 +17,7 @@ from typing import IO, NoReturn
 
 from tqdm.auto import tqdm
 
+from dino_nb import files
 from dino_nb.data.images import is_image
 from dino_nb.errors import UserError, disk_errors, explain, printable
 from dino_nb.files import atomic_path, links_out
@@ -30,18 +31,6 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the same fol
 # what the readers of archives raise for damaged, cut or encrypted ones (RuntimeError: a password is needed)
 _DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 _WAY_OUT = "If you trust it, unpack it yourself and give the folder."
-_KINDS = (
-    (rb"PK\x03\x04", "a zip archive that is cut or damaged: download it again"),
-    (
-        rb"7z\xbc\xaf\x27\x1c",
-        "a 7z archive, which is not read here: unpack it and give the folder, or make a zip of it",
-    ),
-    (rb"Rar!", "a rar archive, which is not read here: unpack it and give the folder, or make a zip of it"),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ", "a packed file that is cut or damaged, or no tar archive: download it again"),
-    (rb"version https://git-lfs", "a Git LFS pointer in place of the file: run git lfs pull where it came from"),
-    (rb"\s*<(!doctype html|html|head|body)", "a web page: the download gave a page in place of the file"),
-    (rb"\s*$", "empty: the download or copy failed"),
-)
 
 
 def is_archive(path: Path | str) -> bool:
@@ -56,8 +45,7 @@ def is_archive(path: Path | str) -> bool:
 def what_is(path: Path) -> str | None:
     """What a file is that cannot be read as an archive or annotations, such as ``a rar archive, ...``, or None."""
     with path.open("rb") as f:
-        head = f.read(256)
-    return next((what for magic, what in _KINDS if re.match(magic, head, re.I)), None)
+        return files.what_is(f.read(256))
 
 
 @disk_errors()

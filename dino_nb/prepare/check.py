@@ -102,8 +102,8 @@ def read_splits(
             findings.add("layout", f"there is no folder {folder.name}.{near}")
         options = {"label": f"annotations/{path.name}", "split": name}
         split = parse_coco(path, report or findings.report, needs_annotations=name != "test", **options)
-        if split.document is not None:
-            _report_empty(split, split.document, findings)
+        if split.usable:
+            _report_empty(split, findings)
             found.append(split)
     return found
 
@@ -119,15 +119,15 @@ def wants_full(images: bool | str, splits: Sequence[CocoFile]) -> bool:
     return images == "full" or (images is True and sum(len(split.image_ids) for split in splits) <= FULL_UP_TO)
 
 
-def _report_empty(split: CocoFile, document: dict[str, list], findings: Findings) -> None:
-    if not split.categories:
-        what = f"{split.name} has {len(document['categories'])} category records"
-        findings.add("no-categories", what, file=split.label)
-    if not split.image_ids:
-        findings.add("no-images", f"{split.name} has {len(document['images'])} image records", file=split.label)
-    if not len(split.rows) and split.name != "test":
-        what = f"{split.name} has {len(document['annotations']):,} annotation records, none usable"
-        findings.add("no-annotations", what, file=split.label)
+def _report_empty(split: CocoFile, findings: Findings) -> None:
+    for section, usable in (
+        ("categories", split.categories),
+        ("images", split.image_ids),
+        ("annotations", split.rows if split.name != "test" else [0]),
+    ):
+        if not len(usable):
+            what = f"{split.name} has {len(split.document[section]):,} records of {section}, none usable"
+            findings.add(f"no-{section}", what, file=split.label)
 
 
 def _check_images(found: Sequence[CocoFile], full: bool, progress: bool, findings: Findings) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dino_nb.data.classes import normalise
-from dino_nb.data.coco_file import CocoFile, Id, Problem, brief
+from dino_nb.data.coco_file import CocoFile, Id, Problem, brief, id_of
 from dino_nb.prepare.findings import Findings
 
 FEW = 10  # training boxes of a class
@@ -19,10 +19,7 @@ def spelling(name: str) -> str:
 
 def report_names(split: CocoFile, findings: Findings) -> None:
     """Findings about classes of one split that are named alike."""
-    rows: dict[Id, int] = {}
-    for row in reversed(split.positions("categories")):
-        if (key := split.id_at("categories", row)) is not None:
-            rows[key] = row
+    rows = {id_of(record.get("id"))[0]: row for row, record in reversed(list(split.records("categories")))}
     by_name: dict[str, Id] = {}
     by_spelling: dict[str, list[str]] = defaultdict(list)
     for key, name in split.categories.items():

@@ -99,7 +99,8 @@ class Findings(dict[str, Finding]):
             if fault in self and not self.count(fault, 0):
                 self.count(fault, int(np.count_nonzero(mask[i:])))
                 return
-            place = f"{coco.image_names[coco.image[i]]}, class {coco.class_of(i)!r}, "
+            name = list(coco.categories.values())[coco.category[i]]
+            place = f"{coco.image_names[coco.image[i]]}, class {name!r}, "
             self.report(Problem(fault, place + describe(i), coco, "annotations", int(coco.rows[i])))
 
 

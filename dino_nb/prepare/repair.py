@@ -99,8 +99,7 @@ def _readable_splits(root: Path, log: Log) -> list[CocoFile]:
         raise UserError(f"{root} cannot be repaired before this is put right by hand:\n{text}")
     for split in splits:
         spelled: dict[Any, set[str]] = {}
-        for row in split.positions("categories"):
-            record = split.record("categories", row)
+        for _, record in split.records("categories"):
             spelled.setdefault(id_of(record.get("id"))[0], set()).add(str(record.get("name")))
         for key, several in spelled.items():
             if key is not None and len(several) > 1:
@@ -137,7 +136,7 @@ def _repair(splits: Sequence[CocoFile], images: bool | str, progress: bool, log:
         records, places = repair_images(split, facts, layout, elsewhere, without, log)
         boxes = repair_annotations(split, facts, layout, places, maps[split.name], log)
         sections = {"images": records, "annotations": boxes, "categories": categories}
-        contents[split.name] = (split.document or {}) | sections
+        contents[split.name] = split.document | sections
     return contents
 
 

@@ -31,16 +31,14 @@ def repair_annotations(
     sizes = known_sizes(split, facts)
     at = {row: i for i, row in enumerate(split.rows.tolist())}
     number_of = list(categories.values())
-    positions = split.positions("annotations")
-    spare = free_ids(split.id_at("annotations", row) for row in positions)
+    spare = free_ids(id_of(record.get("id"))[0] for _, record in split.records("annotations"))
     kept, used = [], set()
-    for row in positions:
+    for row, record in split.records("annotations"):
         i = at.get(row)
         place = None if i is None else places.get(int(split.image[i]))
         if i is None or place is None:
             log.leave_out(split, "annotations", row, "unknown-image")
             continue
-        record = split.record("annotations", row)
         who = f"annotation {brief(record.get('id'))} (number {row + 1} of the list)"
         box = _repaired_box(split, i, record, place, sizes[split.image[i]], layout, who, log)
         if box is None:

@@ -30,8 +30,7 @@ def repair_categories(splits: Sequence[CocoFile], log: Log) -> tuple[list[dict],
         for like, spelled in names.items()
     }
     for split in splits:
-        for row in split.positions("categories"):
-            record = split.record("categories", row)
+        for _, record in split.records("categories"):
             if (above := record.get("supercategory")) and isinstance(above, str):
                 records.get(spelling(str(record.get("name"))), {}).setdefault("supercategory", above)
         _note_changes(split, records, log)

@@ -39,8 +39,9 @@ def repair_images(
 ) -> tuple[list[dict], dict[int, Place]]:
     """``(records, {position: Place})`` of the images of ``split`` that remain.
 
-    ``facts``: of each usable image; ``layout``: as of ``guess_layout``; ``renamed``: position -> name in
-    the file and what was seen there, where the image lies elsewhere; ``drop``: position -> reason, for images that another split keeps.
+    ``facts``: of each usable image; ``layout``: as of ``guess_layout``; ``renamed``: position -> name in the file and
+    what was seen there, where the image lies elsewhere; ``drop``: position -> reason, for images that another split
+    keeps.
     """
     at = {row: i for i, row in enumerate(split.image_rows)}
     ambiguous = _ambiguous(split)
@@ -49,8 +50,8 @@ def repair_images(
     places: dict[int, Place] = {}
     by_file: dict[str, Place] = {}
     spare = free_ids(split.image_ids)
-    for row in split.positions("images"):
-        record, i = split.record("images", row), at.get(row)
+    for row, record in split.records("images"):
+        i = at.get(row)
         if i is None or split.image_ids[i] in ambiguous or i in drop:
             fault, why = "image-duplicate-ids", "another image has its id"
             if i is None:
@@ -141,8 +142,7 @@ def _reach(split: CocoFile, facts: Sequence[Facts], layout: Layout) -> np.ndarra
 def _ambiguous(split: CocoFile) -> set[Id]:
     """Ids that images of different files share: nothing tells which boxes belong to which."""
     names: dict[Id, set[str]] = {}
-    for row in split.positions("images"):
-        record = split.record("images", row)
+    for _, record in split.records("images"):
         key = id_of(record.get("id"))[0]
         if key is not None:
             names.setdefault(key, set()).add(json.dumps(record.get("file_name"), default=str))

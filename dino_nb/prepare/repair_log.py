@@ -25,7 +25,7 @@ class Log(list[Change]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.problems: dict[tuple[str, str | None, int | None], Problem] = {}
+        self.problems: dict[tuple[str, str, int | None], Problem] = {}
 
     def note(self, fault: str, split: CocoFile, text: str) -> None:
         """One more change, of a record of ``split``."""

@@ -36,7 +36,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         files = [key for key in files if splits[key]]
         source.note(f"{', '.join(left[:5])} left out: {', '.join(files[:5])} hold the splits.")
     faulty: dict[str, Counter] = {key: Counter() for key in files}  # boxes that each image lost
-    parsed = {key: coco for key in files if (coco := _parsed(source, key, faulty[key])).document is not None}
+    parsed = {key: coco for key in files if (coco := _parsed(source, key, faulty[key])).usable}
     parsed = source.without_predictions(parsed, [key for key, coco in parsed.items() if _has_scores(coco)])
     used = {list(coco.categories)[c] for coco in parsed.values() for c in set(coco.category.tolist())}
     categories: dict[str, Any] = {}
@@ -58,7 +58,7 @@ def _parsed(source: Source, key: str, faulty: Counter) -> CocoFile:
         nonlocal loose
         if problem.kind == "json-encoding":
             source.note_oddity(key, problem.text, problem.row)
-        elif problem.section is None and problem.kind != "json-bom":
+        elif not problem.section and problem.kind != "json-bom":
             source.fault(*told(key, problem.text.removeprefix("it is not a COCO file: "), problem.row))
         elif problem.kind == "id-mismatch":
             loose += 1
@@ -75,7 +75,7 @@ def _parsed(source: Source, key: str, faulty: Counter) -> CocoFile:
 
 
 def _entry(problem: Problem) -> str:
-    own = problem.file.record(problem.section or "", problem.row).get("id")
+    own = problem.file.record(problem.section, problem.row).get("id")
     id = f" (id {brief(own)})" if own is not None and problem.section == "annotations" else ""
     return f"{problem.section}[{problem.row}]{id}"
 
@@ -86,7 +86,7 @@ def _has_scores(coco: CocoFile) -> bool:
 
 def _names(source: Source, key: str, coco: CocoFile, used: set) -> dict[Any, tuple[str, Any]]:
     """``{id: (name, id as written)}``, ids rising, without a placeholder class."""
-    entries = (coco.document or {})["categories"]
+    entries = coco.document["categories"]
     records = {id_of(e.get("id"))[0]: e for e in reversed(entries) if isinstance(e, dict)}
     names = {id: (class_name(name), records[id]["id"]) for id, name in coco.categories.items()}
     if 0 in names and 0 not in used and _is_placeholder(records, _ROBOFLOW in key):
