@@ -8,13 +8,44 @@ import html
 import importlib
 import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
 
 from dino_nb.errors import UserError, did_you_mean
+
+WIDE: dict[str, Any] = {"style": {"description_width": "7em"}}  # the longest name of a slider
+
+
+class Scene:
+    """Images that a :class:`View` steps through; ``values`` are those of its controls by name.
+
+    Attributes:
+        count: how many; unit: what each is. controls: name -> (class in ipywidgets, its arguments).
+        shown: ``shown(index, **values) -> (image, line of HTML about it)``.
+    """
+
+    count: int
+    unit = "image"
+    controls: Mapping[str, tuple[str, dict[str, Any]]] = {}
+    shown: Any
+
+    def order(self, **values: Any) -> Sequence[int]:
+        """The images to step through, from 0."""
+        return range(self.count)
+
+    def summary(self, **values: Any) -> tuple[str, Image.Image] | None:
+        """A line of HTML about all images, and a figure."""
+        return None
+
+    def view(self) -> "View":
+        """With controls."""
+        return View(self)
+
+    def _ipython_display_(self) -> None:
+        self.view()._ipython_display_()
 
 
 class View:
@@ -29,14 +60,7 @@ class View:
     :meth:`set` moves the controls from code.
     """
 
-    def __init__(self, scene: Any, controls: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
-        """
-        Args:
-            scene: what is shown: ``count`` images; ``draw(index, **values)`` gives one and a line of HTML;
-                ``order(**values)`` the numbers of those to walk through; ``summary(**values)`` a line of HTML and a
-                figure about all, or None. ``values`` are those of the controls.
-            controls: name -> (class in ipywidgets, its arguments).
-        """
+    def __init__(self, scene: Scene) -> None:
         if scene.count == 0:
             raise UserError("there is no image to show.")
         self.scene, self.index, self._busy = scene, 0, False
@@ -45,9 +69,16 @@ class View:
             widgets: Any = importlib.import_module("ipywidgets")
         except ImportError:
             widgets = None
-        place = {"value": 1, "min": 1, "max": scene.count, "description": "image", "continuous_update": False}
+        place = {
+            "value": 1,
+            "min": 1,
+            "max": scene.count,
+            "description": scene.unit,
+            "continuous_update": False,
+            **WIDE,
+        }
         self.position = _make(widgets, "IntSlider", place)
-        self.controls = {name: _make(widgets, kind, options) for name, (kind, options) in controls.items()}
+        self.controls = {name: _make(widgets, kind, options) for name, (kind, options) in scene.controls.items()}
         self.widget = self._lay_out(widgets) if widgets else None
         self._update()
 
@@ -96,7 +127,7 @@ class View:
         self.position.value, self.position.max = place + 1, len(order)
         self._busy = False
         try:
-            self.image, self.caption = self.scene.draw(self.index, **values)
+            self.image, self.caption = self.scene.shown(self.index, **values)
         except UserError as error:  # a damaged image must not end the walk through the others
             self.image, self.caption = Image.new("RGB", (480, 40), "#eee"), f"<b>{html.escape(str(error))}</b>"
         summary = self.scene.summary(**values)
@@ -122,19 +153,23 @@ class View:
             steps.append(button)
         for control in (self.position, *self.controls.values()):
             control.observe(self._changed, names="value")
-        row = widgets.HBox([self.position, *steps])
-        rest = [control for name, control in self.controls.items() if name != "classes"]
-        columns = [widgets.VBox([row, *rest] if self.scene.count > 1 else rest)]
+        rows = [widgets.HBox([self.position, *steps])] if self.scene.count > 1 else []
+        checks = [control for control in self.controls.values() if isinstance(control, widgets.Checkbox)]
+        sliders = [c for name, c in self.controls.items() if name != "classes" and c not in checks]
+        rows += [*sliders, widgets.HBox(checks)]
+        columns = [widgets.VBox(rows)]
         if "classes" in self.controls:
             hint = widgets.HTML("<small>none chosen: all classes; Ctrl or ⌘ adds to the choice</small>")
             columns.append(widgets.VBox([self.controls["classes"], hint]))
-        for slider in [self.position, *rest]:
-            slider.layout.width, slider.layout.min_width = "auto", "16em"
-            slider.layout.flex = "1 1 auto"
+        for control in [self.position, *sliders, *checks]:
+            control.layout.width, control.layout.min_width, control.layout.flex = "auto", "7em", "1 1 auto"
+        for row in rows:
+            if isinstance(row, widgets.HBox):
+                row.layout.flex_flow = "row wrap"
         for column in columns:  # side by side where there is room, else below each other
             column.layout.flex, column.layout.min_width = "1 1 20em", "0"
         top = widgets.HBox(columns)
-        top.layout.flex_flow, top.layout.max_width = "row wrap", f"{LAYOUT_WIDTH}px"
+        top.layout.flex_flow, top.layout.max_width = "row wrap", "900px"
         about = [self._about, self._figure] if self.scene.summary(**self._values()) else []
         box = widgets.VBox([top, *about, self._line, self._shown])
         box.add_class(f"{self._key}-live")
@@ -152,10 +187,8 @@ class View:
             display({mime: model, "text/plain": repr(self)}, raw=True)
 
     def __repr__(self) -> str:
-        return f"View(image {self.index + 1} of {self.scene.count})"
+        return f"View({self.scene.unit} {self.index + 1} of {self.scene.count})"
 
-
-LAYOUT_WIDTH = 900  # pixels of the controls at most
 
 # Arrow keys step through the images while the pointer or the focus is on the view, but not in a slider or a list.
 _STILL = """<style>body:has(.KEY-live) .KEY-still { display: none }</style>
@@ -171,6 +204,11 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   event.stopPropagation();
 }, true);
+const looking = setInterval(() => {  // opened again without a kernel: the image is enough
+  for (const output of document.querySelector(".KEY-still")?.closest(".jp-OutputArea")?.querySelectorAll("div") ?? [])
+    if (output.textContent.startsWith("Error displaying widget")) output.remove();
+}, 1000);
+setTimeout(() => clearInterval(looking), 30000);
 </script>"""
 
 

@@ -23,7 +23,7 @@ from dino_nb.inference.video import is_video
 from dino_nb.viz.curve import threshold_curve
 from dino_nb.viz.judged import FLOOR, LONG_SIDE, OUTCOMES, Judged, judge, reduced, reduced_file
 from dino_nb.viz.sheet import grid
-from dino_nb.viz.view import View
+from dino_nb.viz.view import WIDE, Scene, View
 
 
 @known_keywords
@@ -48,19 +48,15 @@ def explore(
     """
     if isinstance(images, (str, Path)) and (Path(images) / "annotations" / f"instances_{split}2017.json").is_file():
         judged = judge(_several(detector), images, split, slice_size=slice_size)
-        return View(_Judged({"detected": judged}, None), _controls(threshold, judged.names, errors=True))
+        return View(_Judged({"detected": judged}, None, threshold))
     if isinstance(detector, Detector):
         found = list(leaves(images))
         if any(isinstance(leaf, str) and is_video(leaf) for leaf in found):
             raise UserError("explore shows images; for a video use detector.annotate_video(path, 'out.mp4').")
-        scene = _Detected(detector, detector.class_names, found, slice_size)
-    else:
-        results = list(_several(detector))
-        scene = _Detected(None, results[0].class_names if results else [], results, None)
-    top = {"value": min(max_detections, 300), "min": 1, "max": 300, "description": "max detections", **_WIDE}
-    controls = _controls(threshold, list(scene.colors))
-    first = {"threshold": controls.pop("threshold"), "max_detections": ("IntSlider", top)}
-    return View(scene, first | controls)
+        return View(_Detected(detector, detector.class_names, found, threshold, max_detections, slice_size))
+    results = list(_several(detector))
+    names = results[0].class_names if results else []
+    return View(_Detected(None, names, results, threshold, max_detections, None))
 
 
 @known_keywords
@@ -69,9 +65,7 @@ def browse(cocodir: str | Path, split: str = "val") -> View:
 
     Crowd regions are dashed.
     """
-    data = CocoDataset(cocodir, split, keep_crowd=True)
-    controls = _controls(None, data.class_names)
-    return View(_Annotated(data), {name: controls[name] for name in ("labels", "classes")})
+    return View(_Annotated(CocoDataset(cocodir, split, keep_crowd=True)))
 
 
 @known_keywords
@@ -105,15 +99,14 @@ def compare(
         raise UserError("compare takes one or two detectors, and a name for each.")
     data = CocoDataset(cocodir, split, keep_crowd=True)
     judged = {title: judge(one, data, slice_size=slice_size, limit=limit) for title, one in zip(titles, shown)}
-    classes = list(dict.fromkeys(name for one in judged.values() for name in one.names))
-    return View(_Judged(judged, data), _controls(threshold, classes, errors=True))
+    return View(_Judged(judged, data, threshold))
 
 
 def _several(results: Any) -> Any:
     return [results] if isinstance(results, Result) else results
 
 
-class _Detected:
+class _Detected(Scene):
     """Detections alone: ``found`` are single sources for ``detector``, or results."""
 
     def __init__(
@@ -121,14 +114,20 @@ class _Detected:
         detector: Detector | None,
         class_names: Sequence[str | None],
         found: Sequence[Any],
+        threshold: float,
+        max_detections: int,
         slice_size: int | None,
     ) -> None:
         self.detector, self.found, self.count, self.slice_size = detector, found, len(found), slice_size
         self.colors = class_colors(class_names)
         self.results: dict[int, Result] = {}  # without their images, of which only the last few are kept, reduced
         self.image = lru_cache(maxsize=8)(self._image)
+        top = {"value": min(max_detections, 300), "min": 1, "max": 300, "description": "max detections", **WIDE}
+        controls = _controls(threshold, list(self.colors))
+        first = {"threshold": controls.pop("threshold"), "max_detections": ("IntSlider", top)}
+        self.controls = first | controls
 
-    def draw(
+    def shown(
         self, index: int, threshold: float, max_detections: int, labels: bool, scores: bool, classes: Sequence[str]
     ) -> tuple[Image.Image, str]:
         image, scale = self.image(index)
@@ -147,40 +146,30 @@ class _Detected:
             self.results[index] = result.drop_image()
         return reduced(source.image)
 
-    def summary(self, **_: Any) -> None:
-        return None
 
-    def order(self, **_: Any) -> range:
-        return range(self.count)
-
-
-class _Annotated:
+class _Annotated(Scene):
     """Annotations alone."""
 
     def __init__(self, data: CocoDataset) -> None:
         self.data, self.count, self.colors = data, len(data), class_colors(data.class_names)
+        self.controls = {name: c for name, c in _controls(0, data.class_names).items() if name in ("labels", "classes")}
 
-    def draw(self, index: int, labels: bool, classes: Sequence[str]) -> tuple[Image.Image, str]:
+    def shown(self, index: int, labels: bool, classes: Sequence[str]) -> tuple[Image.Image, str]:
         drawn, names, size = annotated(self.data, index, classes, self.colors, labels)
         return drawn, _caption(self.data.path(index).name, size, names, self.colors)
 
-    def summary(self, **_: Any) -> None:
-        return None
 
-    def order(self, **_: Any) -> range:
-        return range(self.count)
-
-
-class _Judged:
+class _Judged(Scene):
     """Right and wrong detections of one or two detectors, beside the annotations of ``data`` if it is given."""
 
-    def __init__(self, judged: dict[str, Judged], data: CocoDataset | None) -> None:
+    def __init__(self, judged: dict[str, Judged], data: CocoDataset | None, threshold: float) -> None:
         self.judged, self.data = judged, data
         first = next(iter(judged.values()))
         self.count = len(first.indices)
         self.colors = class_colors(name for one in judged.values() for name in one.names)
+        self.controls = _controls(threshold, list(self.colors), errors=True)
 
-    def draw(
+    def shown(
         self, index: int, threshold: float, errors: bool, labels: bool, scores: bool, classes: Sequence[str]
     ) -> tuple[Image.Image, str]:
         first = next(iter(self.judged.values()))
@@ -205,8 +194,8 @@ class _Judged:
         sheet = grid(panes, len(panes) if beside else 1, titles, width) if len(panes) > 1 else panes[0]
         return add_legend(sheet, list(OUTCOMES.values())), "<br>".join(lines)
 
-    def summary(self, threshold: float, classes: Sequence[str], **_: Any) -> tuple[str, Image.Image]:
-        lines, figures = [], []
+    def summary(self, **values: Any) -> tuple[str, Image.Image]:
+        lines, figures, threshold, classes = [], [], values["threshold"], values["classes"]
         for title, one in self.judged.items():
             rates, best = one.rates(threshold, classes), one.best(classes)
             told = ", ".join(
@@ -222,25 +211,23 @@ class _Judged:
             sheet.paste(figure, (i * figure.width, 0))
         return "<br>".join(lines), sheet
 
-    def order(self, threshold: float, errors: bool, classes: Sequence[str], **_: Any) -> Sequence[int]:
-        if not errors:
+    def order(self, **values: Any) -> Sequence[int]:
+        if not values["errors"]:
             return range(self.count)
-        return sorted({index for one in self.judged.values() for index in one.with_errors(threshold, classes)})
-
-
-_WIDE = {"style": {"description_width": "7em"}}
+        wrong = [one.with_errors(values["threshold"], values["classes"]) for one in self.judged.values()]
+        return sorted(set().union(*wrong))
 
 
 def _controls(
-    threshold: float | None, names: Sequence[str | None], errors: bool = False
+    threshold: float, names: Sequence[str | None], errors: bool = False
 ) -> dict[str, tuple[str, dict[str, Any]]]:
-    if threshold is not None and not 0 <= threshold <= 1:
+    if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be in [0, 1], not {threshold}.")
     known = [name for name in dict.fromkeys(names) if name is not None]
-    slider = {"min": FLOOR, "max": 1.0, "step": 0.01, "description": "threshold", **_WIDE}
+    slider = {"min": FLOOR, "max": 1.0, "step": 0.01, "description": "threshold", **WIDE}
     check = {"indent": False}
     controls: dict[str, tuple[str, dict[str, Any]]] = {
-        "threshold": ("FloatSlider", {"value": max(FLOOR, threshold or 0), **slider})
+        "threshold": ("FloatSlider", {"value": max(FLOOR, threshold), **slider})
     }
     if errors:
         controls["errors"] = ("Checkbox", {"value": False, "description": "only images with errors", **check})
