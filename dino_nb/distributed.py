@@ -1,14 +1,18 @@
-"""Several processes, one training run: start-up by ``torchrun``'s environment, and the few sums and exchanges.
+"""Several processes, one run: joining what ``torchrun`` started, and the few sums and exchanges.
 
-Every function here also works, and costs nothing, in a single process. Gradients are averaged after the last
-micro-batch of a step, all at once: processes may cut their share of a batch differently (one of them may have run out
-of memory), may have parameters without a gradient, and may agree to skip a step, none of which an overlapped
-all-reduce allows.
+Every function here also works, and costs nothing, in a single process.
+
+Why not ``DistributedDataParallel``: it exchanges gradients during the last backward pass. A process that runs out of
+memory there computes the step again in smaller parts, while the others wait for the rest of the buckets of the first
+try: DDP cannot take a bucket back. Here gradients are averaged once a step is computed, in one place. Processes may cut
+their share of a batch differently, and parameters may have no gradient.
 """
 
 import contextlib
 import datetime
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,19 +20,17 @@ from torch.distributed.rendezvous import rendezvous
 
 from dino_nb.errors import UserError
 
-_BUCKET = 8 << 20  # gradient elements that are reduced in one go
+T = TypeVar("T")
+_BUCKET = 16  # gradients that are exchanged in one go
 
 
 @contextlib.contextmanager
-def session(timeout_minutes=30.0):
+def session(timeout_minutes: float = 30.0) -> Iterator[torch.device]:
     """Join the processes that ``torchrun`` (or Slurm) started, for as long as the block lasts; yields the device.
 
-    Without ``WORLD_SIZE`` in the environment, or where it is 1, this is a single process. On GPUs each process takes
-    the one of its ``LOCAL_RANK``. An exception in one process is not held up by the others: it leaves at once, the
-    launcher ends them, and at the latest their next exchange fails.
-
-    Raises:
-        UserError: more processes than GPUs on this machine.
+    Without ``WORLD_SIZE`` in the environment this is a single process. On GPUs each process takes that of its
+    ``LOCAL_RANK``. A process that fails leaves at once, and the launcher ends the others. Raises ``UserError`` where
+    there are more processes than GPUs.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available()
@@ -45,60 +47,60 @@ def session(timeout_minutes=30.0):
         return
     timeout = datetime.timedelta(minutes=timeout_minutes)
     store, number, count = next(rendezvous("env://", timeout=timeout))
-    # torchrun's store outlives its workers: those that it starts again must not meet the addresses of the dead.
+    # torchrun's store outlives its workers: restarted ones must not meet the addresses of the dead.
     store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    # Small exchanges (flags, results) go over the CPU, so that they neither wait for the GPU nor take its memory.
+    # Small exchanges (flags, results) go over the CPU: they neither wait for the GPU nor take its memory.
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     yield device
-    # Reached without an exception only: waiting for the others after one could take until the timeout.
+    # Not in a finally: after an exception, waiting for the others could take until the timeout.
     dist.barrier()
     dist.destroy_process_group()
 
 
-def active():
+def active() -> bool:
     """Whether this process is one of several."""
     return dist.is_available() and dist.is_initialized()
 
 
-def world_size():
+def world_size() -> int:
     """Number of processes."""
     return dist.get_world_size() if active() else 1
 
 
-def rank():
+def rank() -> int:
     """Number of this process, from 0."""
     return dist.get_rank() if active() else 0
 
 
-def is_main():
+def is_main() -> bool:
     """Whether this is the process that prints and writes."""
     return rank() == 0
 
 
-def say(text):
+def print_main(text: object) -> None:
     """Print in the main process alone."""
     if is_main():
         print(text, flush=True)
 
 
-def is_restart():
-    """Whether ``torchrun`` or Slurm has started this run again by itself: it then goes on from its last state."""
+def is_restart() -> bool:
+    """Whether ``torchrun`` or Slurm has restarted this run by itself; it then resumes from its last state."""
     counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
     return any(int(count) > 0 for count in counts)
 
 
-def barrier():
+def barrier() -> None:
     """Wait for the others."""
     if active():
         dist.barrier()
 
 
-def on_main(function, *args):
-    """Call ``function(*args)`` in the main process alone; its result, or its error, is that of every process."""
+def run_on_main(function: Callable[..., T], *args: Any) -> T:
+    """``function(*args)``, called in the main process alone; all get its result (a small one), or raise its error."""
     if not active():
         return function(*args)
-    outcome = [None, None]
+    outcome: list[Any] = [None, None]
     if is_main():
         try:
             outcome[0] = function(*args)
@@ -110,52 +112,44 @@ def on_main(function, *args):
     return outcome[0]
 
 
-def any_process(flag):
-    """Whether ``flag`` is true in at least one process."""
-    return reduce_sum(float(bool(flag))) > 0
-
-
-def reduce_sum(value):
-    """The sum of a number over the processes, as a float."""
+def reduce_mean(value: float) -> float:
+    """The mean of a number over the processes."""
     if not active():
         return float(value)
     total = torch.tensor(float(value), dtype=torch.float64)
     dist.all_reduce(total)
-    return total.item()
+    return total.item() / world_size()
 
 
-def reduce_mean(value):
-    """The mean of a number over the processes, as a float: the number of boxes that losses are divided by."""
-    return reduce_sum(value) / world_size()
+def any_process(flag: object) -> bool:
+    """Whether ``flag`` is true in at least one process."""
+    return reduce_mean(bool(flag)) > 0
 
 
-def all_gather_objects(value):
+def all_gather_objects(value: T) -> list[T]:
     """``[value of process 0, value of process 1, ...]`` in every process, for plain data."""
     if not active():
         return [value]
-    gathered = [None] * world_size()
+    gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
 
 
-def gather_results(results):
-    """Evaluation results of all processes: ``{image_id: result}`` each -> one, in order of the ids, in every process.
-
-    An image that several processes looked at counts once.
-    """
+def gather_results(results: dict) -> dict:
+    """``{image_id: result}`` of each process -> one dict by rising id in all; an image seen twice counts once."""
     merged = {}
     for part in reversed(all_gather_objects(results)):
         merged.update(part)
     return {image_id: merged[image_id] for image_id in sorted(merged)}
 
 
-def my_share(items):
+def my_share(items: Sequence) -> Sequence:
     """Those of ``items`` that this process evaluates: every ``world_size``-th."""
     return items[rank() :: world_size()]
 
 
 @torch.no_grad()
-def broadcast_model(model):
+def broadcast_model(model: torch.nn.Module) -> None:
     """Give every process the main one's parameters and buffers."""
     if active():
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -163,38 +157,23 @@ def broadcast_model(model):
 
 
 @torch.no_grad()
-def average_gradients(parameters):
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace every ``.grad`` by its mean over the processes, in place.
 
     A parameter without a gradient in this process counts as zero if another process has one, and stays without one
-    otherwise (so that the optimiser leaves it alone, as in a single process).
+    otherwise: the optimiser leaves it alone, as in a single process.
     """
     if not active():
         return
     parameters = [p for p in parameters if p.requires_grad]
-    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    dist.all_reduce(present, op=dist.ReduceOp.MAX)
-    for parameter, used in zip(parameters, present.tolist()):
-        if used and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    parameters = [p for p, has_gradient in zip(parameters, used.tolist()) if has_gradient]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for start in range(0, len(gradients), _BUCKET):
+        bucket = gradients[start : start + _BUCKET]
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
         dist.all_reduce(flat)
-        flat /= world_size()
-        parts = flat.split([gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket)])
-
-
-def _buckets(tensors):
-    """Lists of tensors of one dtype and device, of about ``_BUCKET`` elements."""
-    bucket, size = [], 0
-    for tensor in tensors:
-        if bucket and (
-            size + tensor.numel() > _BUCKET or (tensor.dtype, tensor.device) != (bucket[0].dtype, bucket[0].device)
-        ):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.numel()
-    if bucket:
-        yield bucket
+        parts = (flat / world_size()).split([gradient.numel() for gradient in bucket])
+        for parameter, gradient, part in zip(parameters[start:], bucket, parts):
+            parameter.grad = part.view_as(gradient)

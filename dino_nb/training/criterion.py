@@ -1,17 +1,17 @@
 """DINO's losses: focal, L1 and GIoU on every layer, on the query selection and on the denoising queries."""
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
 from dino_nb import distributed
 from dino_nb.config import ModelConfig
-from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou
-from dino_nb.models.heads import at_least_float32
-from dino_nb.training.matcher import match
+from dino_nb.models.layers import at_least_float32, cxcywh_to_xyxy, generalized_iou
+from dino_nb.training.matcher import HungarianMatcher
 
 
 class Criterion:
-    """``criterion(outputs, targets)`` -> dict of scalar losses, to be summed with the factors in ``weights``.
+    """``criterion(outputs, targets)`` -> dict of scalar losses, to be summed with the factors in ``weight_dict``.
 
     Names are the published ones: ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer, with ``_0``, ``_1``, ...
     for the earlier layers, ``_interm`` for the query selection, ``_dn``, ``_dn_0``, ... for the denoising queries.
@@ -20,21 +20,21 @@ class Criterion:
         config: a ``ModelConfig``: ``*_loss_coef``, ``set_cost_*``, ``focal_*`` and ``dec_layers``.
 
     Attributes:
-        weights: loss name -> factor.
+        weight_dict: loss name -> factor.
+        matcher: the ``HungarianMatcher``.
     """
 
-    def __init__(self, config=None):
-        self.config = config or ModelConfig()
-        factors = {
-            "loss_ce": self.config.cls_loss_coef,
-            "loss_bbox": self.config.bbox_loss_coef,
-            "loss_giou": self.config.giou_loss_coef,
-        }
-        earlier = [f"_{i}" for i in range(self.config.dec_layers - 1)]
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        self.config = c = config or ModelConfig()
+        self.matcher = HungarianMatcher(
+            c.set_cost_class, c.set_cost_bbox, c.set_cost_giou, c.focal_alpha, c.focal_gamma
+        )
+        factors = {"loss_ce": c.cls_loss_coef, "loss_bbox": c.bbox_loss_coef, "loss_giou": c.giou_loss_coef}
+        earlier = [f"_{i}" for i in range(c.dec_layers - 1)]
         suffixes = ["", "_dn", *earlier, *(f"_dn{s}" for s in earlier), "_interm"]
-        self.weights = {name + suffix: factor for suffix in suffixes for name, factor in factors.items()}
+        self.weight_dict = {name + suffix: factor for suffix in suffixes for name, factor in factors.items()}
 
-    def __call__(self, outputs, targets, num_boxes=None):
+    def __call__(self, outputs: dict, targets: list[dict], num_boxes: float | None = None) -> dict[str, Tensor]:
         """
         Args:
             outputs: of ``DINO.forward``.
@@ -45,80 +45,92 @@ class Criterion:
         Raises:
             ValueError: a label is outside [0, C).
         """
-        self._check_labels(outputs, targets)
         if num_boxes is None:
             num_boxes = count_boxes(targets)
+        # The objects of all images lie one after another: one index picks those of all images and layers.
+        labels = torch.cat([t["labels"] for t in targets])  # (N,)
+        boxes = torch.cat([t["boxes"] for t in targets])  # (N, 4)
+        self._check_labels(labels, outputs["pred_logits"].shape[-1])
         layers = {"": outputs}
         layers |= {f"_{i}": layer for i, layer in enumerate(outputs.get("aux_outputs", []))}
         if "interm_outputs" in outputs:
             layers["_interm"] = outputs["interm_outputs"]
-        matches = match(list(layers.values()), targets, self.config)
-        losses = {}
-        for (suffix, layer), matched in zip(layers.items(), matches):
-            losses |= self._layer_losses(layer, targets, matched, num_boxes, suffix)
-        losses |= self._denoising_losses(outputs, targets, num_boxes)
-        return losses
+        losses: dict[str, Tensor] = {}
+        indices = self._indices(self.matcher(list(layers.values()), targets), targets, labels.device)
+        for (suffix, layer), index in zip(layers.items(), indices):
+            losses |= self._layer_losses(layer, index, labels, boxes, num_boxes, suffix)
+        return losses | self._denoising_losses(outputs, targets, labels, boxes, num_boxes)
 
-    def _denoising_losses(self, outputs, targets, num_boxes):
+    def loss_labels(self, layer: dict, index: Tensor, labels: Tensor, num_boxes: float) -> dict[str, Tensor]:
+        """Focal loss (arXiv 1708.02002, eq. 5) of all queries and classes. ``index``: see ``loss_boxes``."""
+        batch_idx, src_idx, tgt_idx = index
+        logits = at_least_float32(layer["pred_logits"])  # (B, Q, C)
+        one_hot = torch.zeros_like(logits)
+        one_hot[batch_idx, src_idx, labels[tgt_idx]] = 1
+        focal = sigmoid_focal_loss(logits, one_hot, self.config.focal_alpha, self.config.focal_gamma)
+        return {"loss_ce": focal.sum() / num_boxes}
+
+    def loss_boxes(self, layer: dict, index: Tensor, boxes: Tensor, num_boxes: float) -> dict[str, Tensor]:
+        """L1 and GIoU of the matched queries. ``index (3, P)``: image, query and object of each pair."""
+        batch_idx, src_idx, tgt_idx = index
+        src_boxes = layer["pred_boxes"][batch_idx, src_idx]  # (P, 4) cxcywh
+        tgt_boxes = boxes[tgt_idx].to(src_boxes.dtype)  # (P, 4)
+        giou = generalized_iou(cxcywh_to_xyxy(src_boxes), cxcywh_to_xyxy(tgt_boxes))  # (P,)
+        return {"loss_bbox": (src_boxes - tgt_boxes).abs().sum() / num_boxes, "loss_giou": (1 - giou).sum() / num_boxes}
+
+    def _layer_losses(self, layer, index, labels, boxes, num_boxes, suffix):
+        losses = self.loss_labels(layer, index, labels, num_boxes) | self.loss_boxes(layer, index, boxes, num_boxes)
+        return {name + suffix: loss for name, loss in losses.items()}
+
+    def _indices(self, matches, targets, device):
+        """For each layer ``(3, P)``: image, query and object. One copy to the device brings those of all layers."""
+        firsts = [0]  # where the objects of each image begin
+        for target in targets:
+            firsts.append(firsts[-1] + len(target["labels"]))
+        pairs = [
+            torch.stack([torch.full_like(src, i), src, tgt + firsts[i]])
+            for layer in matches
+            for i, (src, tgt) in enumerate(layer)
+        ]
+        return (
+            torch.cat(pairs, 1)
+            .to(device, non_blocking=True)
+            .split([sum(len(src) for src, _ in layer) for layer in matches], 1)
+        )
+
+    def _denoising_losses(self, outputs, targets, labels, boxes, num_boxes):
         noisy = outputs.get("dn_outputs")
         suffixes = ["_dn", *(f"_dn_{i}" for i in range(len(outputs.get("aux_outputs", []))))]
         if noisy is None:
             # The same names in every step: averages over steps and processes stay comparable.
             zero = outputs["pred_logits"].sum() * 0
             return {name + s: zero for s in suffixes for name in ("loss_ce", "loss_bbox", "loss_giou")}
-        queries = noisy["queries"]
-        group_starts = torch.arange(queries.groups)[:, None] * (2 * queries.slots)
-        matched = []
-        for chosen in queries.chosen:
-            positives = (group_starts + torch.arange(len(chosen))).flatten()
-            matched.append((positives, chosen.cpu().repeat(queries.groups)))
-        losses = {}
+        queries, pairs, first = noisy["queries"], [], 0
+        group_starts = (
+            2 * queries.max_gt * torch.arange(queries.num_dn_groups, device=labels.device)[:, None]
+        )  # (groups, 1)
+        for i, (chosen, target) in enumerate(zip(queries.chosen, targets)):
+            # query j of a group's positives is a copy of the image's object chosen[j]
+            src_idx = (group_starts + torch.arange(len(chosen), device=labels.device)).flatten()
+            pairs.append(
+                torch.stack([torch.full_like(src_idx, i), src_idx, chosen.repeat(queries.num_dn_groups) + first])
+            )
+            first += len(target["labels"])
+        index, losses = torch.cat(pairs, 1), {}
         for suffix, layer in zip(suffixes, [noisy, *noisy["aux_outputs"]]):
-            losses |= self._layer_losses(layer, targets, matched, num_boxes * queries.groups, suffix)
+            losses |= self._layer_losses(layer, index, labels, boxes, num_boxes * queries.num_dn_groups, suffix)
         return losses
 
-    def _layer_losses(self, layer, targets, matched, num_boxes, suffix):
-        logits, boxes = at_least_float32(layer["pred_logits"]), layer["pred_boxes"]
-        device = logits.device
-        picture = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matched)]).to(device)
-        query = torch.cat([q for q, _ in matched]).to(device)
-        # Objects of all pictures lie one after another; one index picks them, without a loop over pictures.
-        firsts = [0]
-        for target in targets[:-1]:
-            firsts.append(firsts[-1] + len(target["labels"]))
-        objects = torch.cat([t + first for (_, t), first in zip(matched, firsts)]).to(device)
-        labels = torch.cat([t["labels"] for t in targets])[objects]
-        wanted = torch.cat([t["boxes"] for t in targets])[objects].to(boxes.dtype)
-
-        one_hot = torch.zeros_like(logits)
-        one_hot[picture, query, labels] = 1
-        predicted = boxes[picture, query]
-        giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        return {
-            "loss_ce" + suffix: self._focal(logits, one_hot).sum() / num_boxes,
-            "loss_bbox" + suffix: (predicted - wanted).abs().sum() / num_boxes,
-            "loss_giou" + suffix: (1 - giou).sum() / num_boxes,
-        }
-
-    def _focal(self, logits, one_hot):
-        """Focal loss (arXiv 1708.02002, eq. 5) of each entry."""
-        p = logits.sigmoid()
-        p_right = p * one_hot + (1 - p) * (1 - one_hot)
-        alpha = self.config.focal_alpha * one_hot + (1 - self.config.focal_alpha) * (1 - one_hot)
-        entropy = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
-        return alpha * (1 - p_right) ** self.config.focal_gamma * entropy
-
-    def _check_labels(self, outputs, targets):
-        classes = outputs["pred_logits"].shape[-1]
-        labels = torch.cat([t["labels"] for t in targets])
+    @staticmethod
+    def _check_labels(labels, num_classes):
         # On a GPU the look at the values would wait for it; there the data set's own check stands.
-        if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            wrong = labels[(labels < 0) | (labels >= classes)][0].item()
+        if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+            wrong = labels[(labels < 0) | (labels >= num_classes)][0].item()
             raise ValueError(
-                f"a target has label {wrong}, but the model has {classes} classes: labels are 0..{classes - 1}."
+                f"a target has label {wrong}, but the model has {num_classes} classes: labels are 0..{num_classes - 1}."
             )
 
 
-def count_boxes(targets):
-    """Objects in the batch, averaged over the processes, at least 1 (a float)."""
+def count_boxes(targets: list[dict]) -> float:
+    """``num_boxes`` of a batch: its objects, averaged over the processes, at least 1."""
     return max(distributed.reduce_mean(sum(len(t["labels"]) for t in targets)), 1.0)

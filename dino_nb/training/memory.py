@@ -148,13 +148,13 @@ def optimizer_bytes(model: DINO) -> int:
 
 
 def worst_canvas(
-    image_sizes: Iterable[tuple[int, int]], size: int, max_size: int, grouped: bool = False
+    image_sizes: Iterable[tuple[int, int]], input_size: tuple[int, ...], grouped: bool = False
 ) -> tuple[int, int]:
     """The largest padded (h, w) that training can meet; ``image_sizes``: (h, w) of the images.
 
     Batches that mix upright and wide images are padded to the largest of both sides, ``grouped`` ones are not.
     """
-    canvases = {resized_size(int(h), int(w), size, max_size) for h, w in set(image_sizes)}
+    canvases = {resized_size(int(h), int(w), *input_size) for h, w in set(image_sizes)}
     if grouped:
         return max(canvases, key=lambda hw: hw[0] * hw[1])
     return max(h for h, _ in canvases), max(w for _, w in canvases)

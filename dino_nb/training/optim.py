@@ -1,51 +1,69 @@
 """Optimiser, schedule, clipping and weight averaging, as published and a little beyond."""
 
-import copy
 import math
+from collections.abc import Iterable
 
 import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
+from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError, did_you_mean
 
 
-def freeze(model, patterns):
+def freeze(model: nn.Module, patterns: Iterable[str]) -> int:
     """Switch off the gradient of every parameter whose name contains one of ``patterns``; returns how many.
 
     Raises ``UserError`` for a pattern that is in no parameter's name.
     """
+    patterns, frozen = list(patterns), 0
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(pattern in name for name in names):
             words = {word for name in names for word in name.split(".")}
             raise UserError(f"frozen part {pattern!r} is in no parameter's name.{did_you_mean(pattern, words)}")
-    frozen = [p for name, p in model.named_parameters() if any(pattern in name for pattern in patterns)]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    return len(frozen)
+    for name, parameter in model.named_parameters():
+        if any(pattern in name for pattern in patterns):
+            parameter.requires_grad_(False)
+            frozen += 1
+    return frozen
 
 
-def make_optimizer(model, config):
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW in the two published groups: the network at ``lr``, parameters named ``backbone`` at ``lr_backbone``.
 
-    Raises ``UserError`` where nothing is left to train.
+    A group's ``initial_lr`` is its rate before warm-up and schedule. Raises ``UserError`` where nothing is left to
+    train.
     """
-    groups = {"network": [], "backbone": []}
+    rates = {"network": config.lr, "backbone": config.lr_backbone}
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups["backbone" if "backbone" in name else "network"].append(parameter)
     if not any(groups.values()):
         raise UserError(f"frozen={config.frozen} leaves no parameter to train.")
-    rates = {"network": config.lr, "backbone": config.lr_backbone}
     return torch.optim.AdamW(
-        [{"params": params, "lr": rates[name], "name": name} for name, params in groups.items() if params],
+        [
+            {"params": parameters, "lr": rates[name], "initial_lr": rates[name], "name": name}
+            for name, parameters in groups.items()
+            if parameters
+        ],
         weight_decay=config.weight_decay,
+        fused=True,
     )
 
 
-def rate_factor(config, step, steps_per_epoch):
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """``optimizer.load_state_dict`` that keeps this run's own rates, and takes states of an unfused optimiser."""
+    own = [{"initial_lr": group["initial_lr"], "fused": True} for group in optimizer.param_groups]
+    groups = [{**saved, **ours} for saved, ours in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """What the learning rates are multiplied by at optimiser step ``step``: warm-up times the chosen schedule.
 
-    A function of the step alone, so a resumed run needs no scheduler's state. Drops happen at epoch ends; cosine falls
+    A function of the step alone: a resumed run needs no scheduler's state. Drops happen at epoch ends; cosine falls
     from the end of the warm-up to 1 % at the last step.
     """
     warm = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
@@ -58,41 +76,40 @@ def rate_factor(config, step, steps_per_epoch):
     return warm
 
 
-def set_learning_rate(optimizer, config, step, steps_per_epoch):
-    """Give every group its rate of optimiser step ``step``."""
-    factor = rate_factor(config, step, steps_per_epoch)
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give every group its own rate times ``factor``."""
     for group in optimizer.param_groups:
-        group["lr"] = factor * (config.lr_backbone if group["name"] == "backbone" else config.lr)
+        group["lr"] = factor * group["initial_lr"]
 
 
-def clip_gradients(parameters, max_norm):
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale the gradients to at most ``max_norm`` (0: leave them) and return their norm before, a 0-d tensor."""
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf, foreach=None)
+    return nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
 
 
-class Ema:
-    """A running average of a model's weights.
+class Ema(ModelEmaV3):
+    """A running average of a model's weights, ``module``; buffers are copied.
 
-    ``average = decay * average + (1 - decay) * weights`` at every step; early on the decay is lower
-    (``(1 + step) / (10 + step)``), so that a short run is not held at its start. Buffers are copied.
+    ``average = decay * average + (1 - decay) * weights`` at every step. Early on the decay is lower,
+    ``(1 + step) / (10 + step)``: a short run is not held at its start, as by timm's own warm-up, which is slower to
+    forget it.
     """
 
-    def __init__(self, model, decay=0.9997):
-        self.decay, self.step = decay, 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, decay: float = 0.9997) -> None:
+        super().__init__(model, decay, exclude_buffers=True)
+        self.module.requires_grad_(False)
+        self.step = 0
 
-    @torch.no_grad()
-    def update(self, model):
+    def get_decay(self, step: int | None = None) -> float:
+        return min(self.decay, (1 + self.step) / (10 + self.step))
+
+    def update(self, model: nn.Module, step: int | None = None) -> None:
         self.step += 1
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        averages, weights = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+        super().update(model)
 
-    def state_dict(self):
-        return {"step": self.step, "model": self.model.state_dict()}
+    def state_dict(self) -> dict:  # type: ignore[override]
+        return {"step": self.step, "model": self.module.state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:  # type: ignore[override]
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
+        self.module.load_state_dict(state["model"])

@@ -3,8 +3,11 @@
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from dino_nb.files import atomic_path, write_text
@@ -26,19 +29,29 @@ class Progress:
         tensorboard: also write TensorBoard events (needs the ``tensorboard`` package) to ``output_dir/tensorboard``.
     """
 
-    def __init__(self, output_dir, total_steps, device, active=True, live=None, tensorboard=False):
+    def __init__(
+        self,
+        output_dir: str | Path,
+        total_steps: int,
+        device: torch.device,
+        active: bool = True,
+        live: bool | None = None,
+        tensorboard: bool = False,
+    ) -> None:
         self.folder, self.device, self.active = Path(output_dir), device, active
         self.live = in_notebook() if live is None else live
-        self.records, self._display, self._writer, self._images = [], None, None, 0
+        self.records: list[dict] = []
+        self._display = self._writer = None
+        self._images = 0
         self._began = time.monotonic()
         self.bar = tqdm(total=total_steps, disable=not active, unit="step", dynamic_ncols=True, desc="training")
         if tensorboard and active:
             self._writer = _tensorboard(self.folder / "tensorboard")
 
-    def resume(self, step, history):
+    def begin(self, step: int, history: list[dict]) -> None:
         """Make the log that of a run at ``step`` with the evaluations ``history``, and set the bar there.
 
-        What a killed run logged after its last state is dropped: it will happen again. What it did not get to is added.
+        A new run begins an empty log. What a killed run logged after its last state is dropped: it will happen again.
         """
         path = self.folder / LOG
         steps = [r for r in read_log(path) if r["kind"] == "step" and r["step"] <= step] if path.exists() else []
@@ -49,8 +62,8 @@ class Progress:
         self.bar.update(step - self.bar.n)
         self.bar.unpause()
 
-    def step(self, record, images):
-        """One optimiser step over ``images`` pictures: ``record`` has ``step``, ``epoch``, ``loss``, ``lr``, ...."""
+    def step(self, record: dict[str, Any], images: int) -> None:
+        """One optimiser step over so many ``images``: ``record`` has ``step``, ``epoch``, ``loss``, ``lr``, ...."""
         self._images += images
         rate = self._images / max(time.monotonic() - self._began, 1e-9)
         self._log({"kind": "step", **record, "images_per_s": round(rate, 3)})
@@ -60,7 +73,7 @@ class Progress:
         )
         self.bar.update()
 
-    def epoch(self, record):
+    def epoch(self, record: dict[str, Any]) -> None:
         """One evaluation: ``record`` holds ``step``, ``epoch``, ``AP``, ``AP50``; draws the curves."""
         self._log({"kind": "epoch", **record})
         self.say(f"epoch {record['epoch']}: AP {record['AP']:.3f}, AP50 {record['AP50']:.3f}")
@@ -68,12 +81,12 @@ class Progress:
             self.draw()
         self._images, self._began = 0, time.monotonic()  # the rate is that of training, not of evaluation
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """A line above the bar."""
         if self.active:
             tqdm.write(text)
 
-    def draw(self):
+    def draw(self) -> None:
         """Write ``curves.png``; in a notebook show the same figure, replacing the one before."""
         figure = curves(self.records)
         with atomic_path(self.folder / CURVES) as temporary:
@@ -81,22 +94,22 @@ class Progress:
         if self.live:
             from IPython.display import Image, display
 
-            picture = Image(filename=str(self.folder / CURVES))
+            image = Image(filename=str(self.folder / CURVES))
             if self._display is None:
-                self._display = display(picture, display_id=True)
+                self._display = display(image, display_id=True)
             else:
-                self._display.update(picture)
+                self._display.update(image)
 
-    def files(self):
+    def files(self) -> list[Path]:
         """What is worth keeping elsewhere too."""
         return [path for name in (LOG, CURVES) if (path := self.folder / name).exists()]
 
-    def close(self):
+    def close(self) -> None:
         self.bar.close()
         if self._writer:
             self._writer.close()
 
-    def _log(self, record):
+    def _log(self, record: dict[str, Any]) -> None:
         record = {k: _plain(v) for k, v in record.items()}
         self.records.append(record)
         if len(self.records) > _MOST_RECORDS:  # a long run must not fill the host's memory with its own log
@@ -112,7 +125,7 @@ class Progress:
                     self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
 
-def read_log(path):
+def read_log(path: str | Path) -> list[dict]:
     """The records of a ``log.jsonl``; a last line that a crash cut short is left out."""
     records = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
@@ -123,7 +136,7 @@ def read_log(path):
     return records
 
 
-def curves(records):
+def curves(records: list[dict]) -> Any:
     """A matplotlib figure of loss per step, AP and AP50 per epoch, and the learning rate."""
     from matplotlib.figure import Figure  # not pyplot: it would keep every figure of a long run
 
@@ -143,7 +156,7 @@ def curves(records):
     return figure
 
 
-def _smooth(values, keep=0.95):
+def _smooth(values: Iterable[float], keep: float = 0.95) -> list[float]:
     """An exponential average, corrected for its start."""
     out, average = [], 0.0
     for n, value in enumerate(values, 1):
@@ -152,13 +165,11 @@ def _smooth(values, keep=0.95):
     return out
 
 
-def _plain(value):
-    if hasattr(value, "item"):
-        value = value.item()
+def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def in_notebook():
+def in_notebook() -> bool:
     """Whether this runs in a Jupyter kernel (Colab's too)."""
     try:
         from IPython import get_ipython
@@ -168,7 +179,7 @@ def in_notebook():
     return shell is not None and hasattr(shell, "kernel")
 
 
-def _tensorboard(folder):
+def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 
-def mix_seed(*parts):
+def mix_seed(*parts: int) -> int:
     """One seed in [0, 2^63) from whole numbers ``parts`` >= 0, for example ``(seed, epoch, rank)``."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def seed_everything(*parts):
+def seed_everything(*parts: int) -> None:
     """Seed Python, NumPy and torch (all devices) from whole numbers, for example ``(seed, rank)``."""
     seed = mix_seed(*parts)
     random.seed(seed)

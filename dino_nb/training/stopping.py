@@ -1,8 +1,10 @@
-"""Ending a run in good order: by a signal, or because its time is over."""
+"""Ending a run with everything saved: by a signal, or because its time is over."""
 
 import contextlib
 import signal
 import time
+from collections.abc import Iterator
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,20 +23,22 @@ class StopRequest:
         max_hours: budget in hours from now; None for none.
     """
 
-    def __init__(self, max_hours=None):
+    def __init__(self, max_hours: float | None = None) -> None:
         self.deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
-        self._signal, self._at_once, self._old = None, False, {}
+        self._signal: str | None = None
+        self._at_once = False
+        self._old: dict = {}
 
     @property
-    def reason(self):
+    def reason(self) -> str | None:
         """``"SIGINT"``, ``"SIGTERM"`` or ``"max_hours"``; None while there is no reason to stop."""
         if self._signal is None and self.deadline is not None and time.monotonic() >= self.deadline:
             return "max_hours"
         return self._signal
 
     @contextlib.contextmanager
-    def at_once(self):
-        """Within this block a signal raises ``StopNow``: for work that is lost gladly, such as an evaluation."""
+    def at_once(self) -> Iterator[None]:
+        """Within this block a signal raises ``StopNow``: for work that can be repeated, such as an evaluation."""
         self._at_once = True
         try:
             if self._signal:
@@ -43,18 +47,18 @@ class StopRequest:
         finally:
             self._at_once = False
 
-    def __enter__(self):
+    def __enter__(self) -> "StopRequest":
         with contextlib.suppress(ValueError):  # not the main thread
             for number in _SIGNALS:
                 self._old[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old = {}
 
-    def _handle(self, number, frame):
+    def _handle(self, number: int, frame: Any) -> None:
         if self._signal:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
@@ -62,7 +66,7 @@ class StopRequest:
             raise StopNow
 
 
-def ignore_in_worker(_worker=None):
-    """For loader workers, which inherit the handlers above: Ctrl-C is the main process's affair, SIGTERM ends them."""
+def ignore_in_worker(_worker: int | None = None) -> None:
+    """For loader workers, which inherit the handlers above: Ctrl-C is for the main process, SIGTERM ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

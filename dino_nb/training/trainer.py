@@ -1,78 +1,117 @@
-"""The training loop. ``fit`` goes from epoch to epoch, ``train_epoch`` from step to step, ``train_step`` does one.
+"""The training loop. ``fit`` goes from epoch to epoch, ``train_one_epoch`` from step to step, ``train_step`` does one.
 
-What a step draws at random (denoising noise, dropout) depends on (seed, step, process) alone, each picture's
-augmentation on (seed, epoch, picture), and the learning rate on the step: so a run that was interrupted anywhere goes
-on as if it had not been, and there is no generator's state to save.
+What a step draws at random (denoising noise, dropout) depends on (seed, step, process) alone, each image's augmentation
+on (seed, epoch, image), and the learning rate on the step. A run that was interrupted anywhere therefore continues as
+if it had not been, and there is no generator's state to save.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from dino_nb import distributed
-from dino_nb.checkpoints.files import save_checkpoint
+from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.config import TrainConfig
 from dino_nb.data.dataset import move
 from dino_nb.errors import UserError
-from dino_nb.training.criterion import count_boxes
-from dino_nb.training.memory import Plan, is_out_of_memory, release, set_checkpointing
-from dino_nb.training.optim import Ema, clip_gradients, set_learning_rate
+from dino_nb.models.dino import DINO
+from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT, CheckpointManager
+from dino_nb.training.criterion import Criterion, count_boxes
+from dino_nb.training.memory import Plan, is_out_of_memory, release, set_grad_checkpointing
+from dino_nb.training.optim import Ema, clip_gradients, load_optimizer, rate_factor, set_learning_rate
 from dino_nb.training.precision import Precision
+from dino_nb.training.progress import Progress
 from dino_nb.training.randomness import seed_everything
-from dino_nb.training.step import NonFiniteLoss, accumulate_gradients
-from dino_nb.training.stopping import StopNow
+from dino_nb.training.sampler import ResumableBatchSampler
+from dino_nb.training.step import accumulate_gradients
+from dino_nb.training.stopping import StopNow, StopRequest
+from dino_nb.training.validation import Validation
 
-BEST, LAST = "checkpoint_best", "checkpoint_last"
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss was not a finite number for many steps in a row."""
+class TrainingDiverged(UserError):
+    """Many steps in a row had no finite gradient."""
 
 
 @dataclass
 class Run:
     """Everything that a run needs and moves forward.
 
-    ``evaluate(model)`` returns ``{"AP", "AP50", ...}``; ``loader`` yields (images, targets) of this process's share
-    of one effective batch, in the order of ``sampler``; ``history`` has one record an evaluated epoch.
+    ``loader`` yields (images, targets) of this process's share of one effective batch, in the order of ``sampler``;
+    ``history`` has one record per evaluation; ``skipped`` counts the last steps in a row that changed nothing.
     """
 
-    model: torch.nn.Module
-    criterion: object
+    model: DINO
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     precision: Precision
-    sampler: object
-    loader: object
-    evaluate: object
-    keeper: object
-    progress: object
-    stop: object
+    sampler: ResumableBatchSampler
+    loader: DataLoader
+    validation: Validation
+    manager: CheckpointManager
+    progress: Progress
+    stop: StopRequest
     config: TrainConfig
     plan: Plan
     device: torch.device
     output_dir: Path
-    settings: dict
-    data_fingerprint: dict
+    settings: dict[str, Any]
+    data_fingerprint: dict[str, str]
     ema: Ema | None = None
     epoch: int = 0
     step: int = 0
-    nonfinite: int = 0
-    history: list = field(default_factory=list)
+    skipped: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def best(self):
+    def best(self) -> dict[str, Any] | None:
         """The history's record of the highest AP, the earliest of equals; None before the first evaluation."""
         return max(self.history, key=lambda record: record["AP"], default=None)
 
     @property
-    def averaged(self):
+    def averaged(self) -> DINO:
         """The model that is evaluated and shipped."""
-        return self.ema.model if self.ema else self.model
+        return self.ema.module if self.ema else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run as plain data and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "history": self.history,
+            "epoch": self.epoch,
+            "step": self.step,
+            "nonfinite": self.skipped,
+            "plan": dataclasses.asdict(self.plan),
+            "config": self.settings,
+            "data_fingerprint": self.data_fingerprint,
+            "model_config": dataclasses.asdict(self.model.config),
+            "class_names": self.model.class_names,
+            "category_ids": self.model.category_ids,
+            "input_size": list(self.model.input_size),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring a new run to where ``state`` was taken."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.precision.load_state_dict(state["scaler"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.history, self.epoch, self.step = state["history"], state["epoch"], state["step"]
+        self.skipped = state["nonfinite"]
 
 
-def fit(run):
+def fit(run: Run) -> str:
     """Train to the last epoch. Returns why it ended: ``finished``, ``patience``, ``max_hours`` or a signal's name.
 
     The first evaluation is that of the untouched model (epoch 0).
@@ -83,17 +122,17 @@ def fit(run):
                 evaluate(run)
             except StopNow:
                 save(run)
-                return run.stop.reason
+                return run.stop.reason or "SIGINT"
         if run.epoch >= run.config.epochs:
             return "finished"
-        if run.config.patience and run.epoch - run.best["epoch"] >= run.config.patience:
+        if run.config.patience and evaluations_since_best(run) >= run.config.patience:
             return "patience"
-        if reason := train_epoch(run):
+        if reason := train_one_epoch(run):
             save(run)
             return reason
 
 
-def train_epoch(run):
+def train_one_epoch(run: Run) -> str | None:
     """The rest of the present epoch. Returns a reason to stop, or None at the epoch's end."""
     run.model.train()
     run.sampler.set_epoch(run.epoch)
@@ -102,11 +141,11 @@ def train_epoch(run):
         run.step += 1
         run.sampler.step_done()
         rate = run.optimizer.param_groups[0]["lr"]
-        record = {"step": run.step, "epoch": run.epoch, "lr": rate, **{k: float(v) for k, v in losses.items()}}
+        record = {"step": run.step, "epoch": run.epoch, "lr": rate, **losses}
         run.progress.step(record, images=run.config.batch_size)
-        if distributed.any_process(run.stop.reason):
-            return next(filter(None, distributed.all_gather_objects(run.stop.reason)))
-        if distributed.on_main(run.keeper.due):
+        if reasons := list(filter(None, distributed.all_gather_objects(run.stop.reason))):
+            return reasons[0]
+        if run.manager.due():
             save(run)
     run.epoch += 1
     run.sampler.set_epoch(run.epoch)
@@ -114,37 +153,34 @@ def train_epoch(run):
     return None
 
 
-def train_step(run, images, targets):
-    """One optimiser step on an effective batch; returns the losses, or only ``loss: nan`` where it was skipped."""
+def train_step(run: Run, images: list[Tensor], targets: list[dict]) -> dict[str, float]:
+    """One optimiser step on an effective batch; returns the loss, its terms and the norm of the gradient."""
     seed_everything(run.config.seed, run.step, distributed.rank())
-    set_learning_rate(run.optimizer, run.config, run.step, len(run.sampler))
+    set_learning_rate(run.optimizer, rate_factor(run.config, run.step, len(run.sampler)))
     images, targets = [image.to(run.device, non_blocking=True) for image in images], move(targets, run.device)
-    num_boxes = count_boxes(targets)
+    losses, parts = gradients_within_memory(run, images, targets)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    try:
-        losses, problem = gradients_within_memory(run, images, targets, num_boxes), None
-    except NonFiniteLoss as error:
-        losses, problem = {"loss": float("nan")}, error
-    if not distributed.any_process(problem):
-        distributed.average_gradients(parameters)  # before unscaling: all processes then see an overflow alike
-        run.precision.unscale(run.optimizer)
-        losses["gradient_norm"] = norm = clip_gradients(parameters, run.config.clip_max_norm)
-        if torch.isfinite(norm) or run.precision.scaler.is_enabled():  # the scaler skips what overflowed by itself
-            run.precision.step(run.optimizer)
-            if run.ema:
-                run.ema.update(run.model)
-        else:
-            problem = f"gradient of norm {float(norm)}"
+    distributed.average_gradients(parameters)  # all processes then see the same norm, and skip the same steps
+    run.precision.unscale(run.optimizer)
+    norm = clip_gradients(parameters, run.config.clip_max_norm)
+    # The only time that a step waits for the device, besides the matcher's.
+    values = torch.stack([*losses.values(), norm, *parts]).tolist()
+    read = dict(zip([*losses, "gradient_norm"], values))
+    finite = math.isfinite(read["gradient_norm"])
+    if finite or run.precision.scaler.is_enabled():  # the scaler skips what overflowed, and lowers its scale
+        run.precision.step(run.optimizer)
+    if finite and run.ema:
+        run.ema.update(run.model)
     run.optimizer.zero_grad(set_to_none=True)
-    skipped = distributed.any_process(problem)
-    run.nonfinite = run.nonfinite + 1 if skipped else 0
-    if problem:
-        report_skipped(run, problem, targets)
-    return losses
+    run.skipped = 0 if finite else run.skipped + 1
+    if not finite:
+        report_skipped(run, read, values[len(read) :], targets)
+    return read
 
 
-def gradients_within_memory(run, images, targets, num_boxes):
+def gradients_within_memory(run: Run, images: list[Tensor], targets: list[dict]) -> tuple[dict, list[Tensor]]:
     """``accumulate_gradients``; when memory runs out, again by a leaner plan, which stays."""
+    num_boxes = count_boxes(targets)
     while True:
         try:
             return accumulate_gradients(
@@ -159,92 +195,64 @@ def gradients_within_memory(run, images, targets, num_boxes):
         release(run.device)
         leaner = dataclasses.replace(run.plan, micro_batch=min(run.plan.micro_batch, len(images))).step_down()
         if leaner is None:
-            raise UserError(f"out of memory with one picture a pass and everything recomputed: lower size ({reason}).")
+            raise UserError(
+                f"out of memory with one image at a time and everything recomputed: lower input_size ({reason})."
+            )
         run.plan = leaner
-        set_checkpointing(run.model, leaner.checkpointing)
-        run.progress.say(f"out of memory: going on with {leaner.describe(len(images))}")
+        set_grad_checkpointing(run.model, leaner.grad_checkpointing)
+        run.progress.say(f"out of memory: continuing with {leaner.describe(len(images))}")
         seed_everything(run.config.seed, run.step, distributed.rank())
 
 
-def report_skipped(run, problem, targets):
-    """Say which pictures a skipped step had; many such steps in a row raise ``TrainingDiverged``."""
-    ids = problem.image_ids if isinstance(problem, NonFiniteLoss) else [t.get("image_id") for t in targets]
-    text = f"step {run.step} skipped: {problem} (image ids {ids})"
-    run.progress.say(text)
-    if run.nonfinite >= run.config.max_nonfinite:
+def report_skipped(run: Run, losses: dict[str, float], parts: list[float], targets: list[dict]) -> None:
+    """Say which images a skipped step had; many such steps in a row raise ``TrainingDiverged``."""
+    images_of = [i // run.plan.micro_batch for i in range(len(targets))]  # the micro-batch of each image
+    bad = [t for t, part in zip(targets, images_of) if not math.isfinite(parts[part])]
+    terms = ", ".join(f"{name}={value}" for name, value in losses.items() if name != "gradient_norm")
+    problem = f"non-finite loss ({terms})" if bad else f"gradient of norm {losses['gradient_norm']}"
+    text = f"step {run.step} skipped: {problem} (image ids {[t.get('image_id') for t in bad or targets]})"
+    # A few overflows are how the fp16 scaler finds its scale.
+    if bad or not run.precision.scaler.is_enabled() or run.skipped > 5:
+        run.progress.say(text)
+    if run.skipped >= run.config.max_nonfinite:
         raise TrainingDiverged(
-            f"{run.nonfinite} steps in a row were skipped, the last: {text}. Look at these pictures, lower lr, or "
-            "train with amp=fp32; the last saved state is whole."
+            f"{run.skipped} steps in a row were skipped, the last: {text}. Look at these images, lower lr, or train "
+            "with amp=fp32; the last saved state is whole."
         )
 
 
-def evaluation_due(run):
+def evaluation_due(run: Run) -> bool:
     """Whether the present epoch has no record yet and should have one."""
     evaluated = {record["epoch"] for record in run.history}
     last = run.epoch >= run.config.epochs
     return run.epoch not in evaluated and (last or run.epoch % run.config.eval_every == 0) and run.sampler.step == 0
 
 
-def evaluate(run):
+def evaluations_since_best(run: Run) -> int:
+    """How many evaluations in a row brought no better AP."""
+    return len(run.history) - 1 - run.history.index(run.best) if run.best else 0
+
+
+def evaluate(run: Run) -> None:
     """Score the model, keep the record, and save state and checkpoints."""
     model = run.averaged
     model.eval()
     with run.stop.at_once():
-        scores = run.evaluate(model)
+        scores = run.validation(model)
     record = {"epoch": run.epoch, "step": run.step, **scores}
     is_best = run.best is None or record["AP"] > run.best["AP"]
-    written = []
+    names = [LAST_CHECKPOINT, *([BEST_CHECKPOINT, BEST_CHECKPOINT.replace(".pth", ".safetensors")] if is_best else [])]
     if distributed.is_main():
-        metrics = {"epoch": run.epoch, "step": run.step, **scores}
-        written = [save_checkpoint(run.output_dir / f"{LAST}.pth", model, metrics=metrics)]
-        if is_best:
-            written += [
-                save_checkpoint(run.output_dir / f"{BEST}{suffix}", model, metrics=metrics)
-                for suffix in (".pth", ".safetensors")
-            ]
+        for name in names:
+            save_checkpoint(run.output_dir / name, model, metrics=record)
     # The state comes after the checkpoints: killed in between, a resumed run evaluates, and writes them, again.
     run.history.append(record)
     save(run, is_best)
     run.progress.epoch(record)
-    run.keeper.copy_also(*written, *run.progress.files())
+    run.manager.copy_also(*(run.output_dir / name for name in names), *run.progress.files())
 
 
-def save(run, is_best=False):
-    """Hand the whole state to the keeper (main process)."""
+def save(run: Run, is_best: bool = False) -> None:
+    """Hand the whole state to the manager (main process)."""
     if distributed.is_main():
-        run.keeper.save(state_of(run), is_best=is_best)
-
-
-def state_of(run):
-    """The run as plain data and tensors."""
-    return {
-        "model": run.model.state_dict(),
-        "ema": run.ema.state_dict() if run.ema else None,
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.precision.state_dict(),
-        "sampler": run.sampler.state_dict(),
-        "history": run.history,
-        "epoch": run.epoch,
-        "step": run.step,
-        "nonfinite": run.nonfinite,
-        "plan": dataclasses.asdict(run.plan),
-        "config": run.settings,
-        "data_fingerprint": run.data_fingerprint,
-        "model_config": dataclasses.asdict(run.model.config),
-        "class_names": run.model.class_names,
-        "category_ids": run.model.category_ids,
-        "input_size": list(run.model.input_size),
-    }
-
-
-def restore(run, state):
-    """Bring a new ``run`` to where ``state`` was taken."""
-    run.model.load_state_dict(state["model"])
-    if run.ema:
-        run.ema.load_state_dict(state["ema"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.precision.load_state_dict(state["scaler"])
-    run.sampler.load_state_dict(state["sampler"])
-    run.history, run.epoch, run.step = state["history"], state["epoch"], state["step"]
-    run.nonfinite = state["nonfinite"]
-    run.progress.resume(run.step, run.history)
+        run.manager.save(run.state_dict(), is_best=is_best)

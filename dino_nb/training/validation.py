@@ -1,10 +1,13 @@
-"""Scoring the model in training on held-out pictures, shared out over the processes."""
+"""Scoring the model in training on held-out images, shared out over the processes."""
+
+from pathlib import Path
 
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
-from dino_nb.evaluation.coco import score
+from dino_nb.evaluation.coco import ceiling, score
 from dino_nb.evaluation.collect import collect_shared, ground_truth_as_predictions
+from dino_nb.models.dino import DINO
 
 
 class Validation:
@@ -17,7 +20,7 @@ class Validation:
         amp: half precision on a GPU.
     """
 
-    def __init__(self, cocodir, model, split="val", amp=False):
+    def __init__(self, cocodir: str | Path, model: DINO, split: str = "val", amp: bool = False) -> None:
         self.amp = amp
         label_of = {category: label for label, category in enumerate(model.category_ids)}
         self.dataset = CocoDataset(cocodir, split, eval_transform(*model.input_size), label_of)
@@ -25,19 +28,22 @@ class Validation:
             raise UserError(f"{self.dataset.annotation_file} has classes that the training file lacks: {unknown}.")
         self.coco = self.dataset.coco()
 
-    def __call__(self, model):
+    def __call__(self, model: DINO) -> dict[str, float]:
         results = collect_shared(model, self.dataset, range(len(self.dataset)), amp=self.amp, progress=False)
-        return score(self.coco, results).metrics
+        return {name: float(value) for name, value in score(self.coco, results).metrics.items()}
 
-    def check_ground_truth(self):
-        """Score the annotations as if they were predictions. Returns the AP, which is 1 unless the data limit it.
+    def check_ground_truth(self) -> float:
+        """Score the annotations as if they were predictions; returns their AP.
 
-        Raises ``UserError`` where not even AP50 is near 1: ids, sizes or boxes do not fit together then.
+        It is 1 unless images have more than 100 objects of a class, which COCO does not count. Raises ``UserError``
+        where AP50 is not even near what is possible: ids, sizes or boxes do not fit together then.
         """
-        metrics = score(self.coco, ground_truth_as_predictions(self.dataset)).metrics
-        if metrics["AP50"] < 0.9:
+        metrics, possible = score(self.coco, ground_truth_as_predictions(self.dataset)).metrics, ceiling(self.coco)
+        if possible < 0:
+            raise UserError(f"{self.dataset.annotation_file} has no objects to score a network on.")
+        if metrics["AP50"] < 0.9 * possible:
             raise UserError(
                 f"the validation set's own annotations, taken as predictions, score AP50 {metrics['AP50']:.3f} instead "
-                "of 1.000: boxes, sizes or ids do not fit together. `dino-nb check` tells more."
+                f"of {possible:.3f}: boxes, sizes or ids do not fit together. `dino-nb check` tells more."
             )
         return metrics["AP"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dino_nb.prepare.sample import make_sample
-from dino_nb.training.state_file import read_state
+from dino_nb.training.checkpoint_manager import read_state
 from tests.models import test_golden
 from tests.training.tiny_run import tiny_run
 

@@ -6,7 +6,7 @@ from dino_nb.prepare.sample import make_sample
 
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory):
-    """A COCODIR of six training and two validation pictures."""
+    """A COCODIR of six training and two validation images."""
     return make_sample(tmp_path_factory.mktemp("small") / "sample", n_train=6, n_val=2)
 
 

@@ -21,18 +21,18 @@ from dino_nb.training.optim import Ema, make_optimizer
 from dino_nb.training.precision import Precision
 from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
 
-# Denoising is off: how many denoising groups there are depends on the pictures of a micro-batch (as published), so
+# Denoising is off: how many denoising groups there are depends on the images of a micro-batch (as published), so
 # with it a split batch is not the same sum of losses.
 MODEL = replace(preset("dino-tiny"), dn_number=0, enc_layers=1, num_classes=3, num_queries=20, num_select=20)
 CONFIG = TrainConfig(model="dino-tiny", epochs=1, batch_size=4, amp="fp32", seed=5, lr=1e-3, lr_backbone=1e-3)
-PICTURES = 20
+IMAGES = 20
 
 
-class Pictures(Dataset):
-    """Noise of one size (padding would differ between the parts of a split batch), 0 to 3 objects a picture."""
+class Images(Dataset):
+    """Noise of one size (padding would differ between the parts of a split batch), 0 to 3 objects a image."""
 
     def __len__(self):
-        return PICTURES
+        return IMAGES
 
     def __getitem__(self, index):
         draw = torch.Generator().manual_seed(index)
@@ -50,9 +50,9 @@ def train(micro_batch=4):
     distributed.broadcast_model(model)
     optimizer = make_optimizer(model, CONFIG)
     sampler = ResumableBatchSampler(
-        [(64, 64)] * PICTURES, CONFIG.batch_size, 5, rank=distributed.rank(), world_size=distributed.world_size()
+        [(64, 64)] * IMAGES, CONFIG.batch_size, 5, rank=distributed.rank(), world_size=distributed.world_size()
     )
-    data = SeededDataset(Pictures(), CONFIG.seed)
+    data = SeededDataset(Images(), CONFIG.seed)
     run = trainer.Run(
         model=model,
         criterion=Criterion(MODEL),
@@ -60,8 +60,8 @@ def train(micro_batch=4):
         precision=Precision("fp32", "cpu"),
         sampler=sampler,
         loader=DataLoader(data, batch_sampler=sampler, collate_fn=lambda items: tuple(zip(*items))),
-        evaluate=None,
-        keeper=SimpleNamespace(due=lambda: False, save=lambda state, is_best: None),
+        validation=None,
+        manager=SimpleNamespace(due=lambda: False, save=lambda state, is_best: None),
         progress=SimpleNamespace(step=lambda record, images: None, say=print),
         stop=SimpleNamespace(reason=None),
         config=CONFIG,
@@ -72,7 +72,7 @@ def train(micro_batch=4):
         data_fingerprint={},
         ema=Ema(model, 0.9),
     )
-    assert trainer.train_epoch(run) is None and run.step == 5
+    assert trainer.train_one_epoch(run) is None and run.step == 5
     return run
 
 
@@ -80,7 +80,7 @@ def steps(folder):
     """Half the batch each; every process writes what it ended with. The second one cuts its half in two."""
     rank = distributed.rank()
     run = train(micro_batch=2 - rank)
-    torch.save([run.model.state_dict(), run.ema.model.state_dict()], folder / f"{rank}.pt")
+    torch.save([run.model.state_dict(), run.ema.module.state_dict()], folder / f"{rank}.pt")
 
 
 def exchange(folder):
@@ -109,7 +109,7 @@ def exchange(folder):
 def fail(folder):
     """One process meets an error while the other waits for it."""
     if distributed.rank() == 1:
-        raise UserError("picture 17 is broken")
+        raise UserError("image 17 is broken")
     distributed.barrier()
     (folder / "went on").touch()
 

@@ -17,7 +17,7 @@ from dino_nb.training.progress import Progress
 
 # Imported here so that processes forked after this module start at once.
 IMPORTED = (matplotlib.figure, pycocotools.cocoeval, timm)
-EPOCHS, STEPS = 6, 3  # of 12 pictures in batches of 4
+EPOCHS, STEPS = 6, 3  # of 12 images in batches of 4
 OPTIONS = {
     "preset": "tiny",
     "epochs": EPOCHS,

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from dino_nb.config import ModelConfig
-from dino_nb.models.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
+from dino_nb.models.layers import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from dino_nb.training.criterion import Criterion, count_boxes
-from dino_nb.training.matcher import match
+from dino_nb.training.matcher import HungarianMatcher
 
 CONFIG = ModelConfig(num_classes=5, dec_layers=2)
+match = HungarianMatcher()
 
 
 def layer(batch=2, queries=6, classes=5, seed=0, dtype=torch.float32):
@@ -30,7 +31,7 @@ def targets(counts, seed=1):
 
 
 def test_every_object_gets_one_query_and_more_objects_than_queries_is_fine():
-    pairs = match([layer()], targets([3, 9]), CONFIG)[0]
+    pairs = match([layer()], targets([3, 9]))[0]
     assert sorted(pairs[0][1].tolist()) == [0, 1, 2]
     assert len(set(pairs[0][0].tolist())) == 3
     assert pairs[1][0].tolist() == list(range(6)) and len(set(pairs[1][1].tolist())) == 6
@@ -42,22 +43,22 @@ def test_the_right_query_is_matched():
     for query, obj in ((3, 0), (1, 1)):
         outputs["pred_boxes"][0, query] = one[0]["boxes"][obj]
         outputs["pred_logits"][0, query, one[0]["labels"][obj]] = 4
-    queries, objects = match([outputs], one, CONFIG)[0][0]
+    queries, objects = match([outputs], one)[0][0]
     assert dict(zip(queries.tolist(), objects.tolist())) == {3: 0, 1: 1}
 
 
 def test_layers_are_matched_together_as_they_are_alone():
     layers, wanted = [layer(seed=s) for s in range(3)], targets([2, 4])
-    together = match(layers, wanted, CONFIG)
+    together = match(layers, wanted)
     for single, joint in zip(layers, together):
-        for (q, t), (q2, t2) in zip(match([single], wanted, CONFIG)[0], joint):
+        for (q, t), (q2, t2) in zip(match([single], wanted)[0], joint):
             assert torch.equal(q, q2) and torch.equal(t, t2)
 
 
 def test_non_finite_outputs_are_matched_without_raising():
     broken = layer()
     broken["pred_boxes"] = broken["pred_boxes"] * float("nan")
-    assert len(match([broken], targets([2, 1]), CONFIG)[0][0][0]) == 2
+    assert len(match([broken], targets([2, 1]))[0][0][0]) == 2
 
 
 def test_loss_of_a_perfect_prediction_is_almost_nothing():
@@ -75,7 +76,7 @@ def test_names_are_the_same_with_and_without_denoising():
     criterion = Criterion(CONFIG)
     outputs = {**layer(), "aux_outputs": [layer(seed=3)], "interm_outputs": layer(seed=4)}
     losses = criterion(outputs, targets([2, 0]))
-    assert set(losses) == set(criterion.weights)
+    assert set(losses) == set(criterion.weight_dict)
     assert losses["loss_ce_dn"] == 0
     sum(losses.values()).backward()
 
@@ -110,7 +111,7 @@ def test_labels_beyond_the_head_are_named():
 
 
 def test_weights_follow_the_configuration():
-    weights = Criterion(dataclasses.replace(CONFIG, giou_loss_coef=3.0)).weights
+    weights = Criterion(dataclasses.replace(CONFIG, giou_loss_coef=3.0)).weight_dict
     assert weights["loss_giou_dn_0"] == 3.0 and weights["loss_bbox_interm"] == 5.0
     assert len(weights) == 3 * (2 * 2 + 1)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dino_nb
-from dino_nb.checkpoints.files import load_checkpoint
+from dino_nb.checkpoints.checkpoint import load_checkpoint
 from dino_nb.cli import main
 from dino_nb.cli.train import recipe_of
 from dino_nb.errors import UserError
@@ -22,14 +22,14 @@ def scratch(small_sample, tmp_path_factory):
     return tiny_run(small_sample, tmp_path_factory.mktemp("scratch") / "run", epochs=2, check=True)
 
 
-def test_classes_come_from_the_data_set(scratch):
+def test_finetune_takes_classes_from_the_data_set(scratch):
     model = load_checkpoint(scratch.checkpoint)
     assert model.config.num_classes == len(CLASSES) and model.config.dn_labelbook_size == len(CLASSES)
     assert set(model.class_names) == set(CLASSES) and len(model.category_ids) == len(CLASSES)
     assert model.input_size == CONFIG.input_size
 
 
-def test_checkpoints_describe_themselves_and_hold_no_optimiser(scratch):
+def test_finetune_checkpoints_describe_themselves_and_hold_no_optimiser(scratch):
     for path in (scratch.checkpoint, scratch.last):
         content = torch.load(path, weights_only=True)
         assert {"config", "class_names", "category_ids", "metrics", "version", "input_size"} <= content.keys()
@@ -42,7 +42,7 @@ def test_checkpoints_describe_themselves_and_hold_no_optimiser(scratch):
     assert detector.predict(torch.rand(3, 64, 64)) is not None
 
 
-def test_results_are_all_there(scratch):
+def test_finetune_leaves_all_results(scratch):
     names = {p.relative_to(scratch.output_dir).as_posix() for p in scratch.output_dir.rglob("*") if p.is_file()}
     assert {
         "checkpoint_best.pth",
@@ -60,12 +60,12 @@ def test_results_are_all_there(scratch):
     assert scratch.report.metrics["AP"] == pytest.approx(scratch.best["AP"], abs=1e-9)
 
 
-def test_going_on_with_the_same_classes_starts_at_the_checkpoints_score(small_sample, scratch, tmp_path):
+def test_finetune_on_the_same_classes_starts_at_the_checkpoints_score(small_sample, scratch, tmp_path):
     result = tiny_run(small_sample, tmp_path, scratch.checkpoint, epochs=1)
     assert result.history[0]["AP"] == scratch.best["AP"] and result.history[0]["AP50"] == scratch.best["AP50"]
 
 
-def test_size_and_recipe_come_from_the_checkpoint_unless_said(small_sample, scratch, tmp_path, capsys):
+def test_finetune_takes_the_size_from_the_checkpoint(small_sample, scratch, tmp_path, capsys):
     result = tiny_run(
         small_sample,
         tmp_path,
@@ -78,28 +78,28 @@ def test_size_and_recipe_come_from_the_checkpoint_unless_said(small_sample, scra
     )
     out = capsys.readouterr().out
     assert f"sizes up to {CONFIG.input_size[0]} / {CONFIG.input_size[1]}" in out
-    assert "effective batch 3: 3 pictures a step = " in out and "predicted peak" in out
+    assert "effective batch 3: 3 images per step = " in out and "predicted peak" in out
     assert "learning rate 0.0001" in out and "classes kept from the checkpoint" in out
     assert load_checkpoint(result.checkpoint).input_size == CONFIG.input_size
 
 
-def test_a_module_is_taken_as_a_checkpoint_and_options_change_the_network(small_sample, scratch, tmp_path, capsys):
+def test_finetune_takes_a_module_and_options_change_the_network(small_sample, scratch, tmp_path, capsys):
     model = load_checkpoint(scratch.checkpoint)
     result = tiny_run(small_sample, tmp_path, model, model_options={"num_queries": 12}, epochs=1)
     assert load_checkpoint(result.last).config.num_queries == 12
     assert "re-initialised: shape differs" in capsys.readouterr().out
 
 
-def test_a_data_set_with_errors_is_refused(small_sample, tmp_path):
+def test_finetune_refuses_a_data_set_with_errors(small_sample, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(small_sample, broken)
-    next((broken / "train2017").glob("*.jpg")).write_bytes(b"no picture")
+    next((broken / "train2017").glob("*.jpg")).write_bytes(b"no image")
     with pytest.raises(UserError, match="nothing was started"):
         tiny_run(broken, tmp_path / "run", check=True)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.pth"))
 
 
-def test_a_data_set_without_annotations_is_refused_even_unchecked(small_sample, tmp_path):
+def test_finetune_refuses_a_data_set_without_annotations_even_unchecked(small_sample, tmp_path):
     empty = tmp_path / "empty"
     shutil.copytree(small_sample, empty)
     file = empty / "annotations" / "instances_train2017.json"
@@ -108,7 +108,7 @@ def test_a_data_set_without_annotations_is_refused_even_unchecked(small_sample, 
         tiny_run(empty, tmp_path / "run")
 
 
-def test_ground_truth_that_does_not_score_is_refused(small_sample, tmp_path):
+def test_finetune_refuses_ground_truth_that_does_not_score(small_sample, tmp_path):
     shrunk = tmp_path / "shrunk"
     shutil.copytree(small_sample, shrunk)
     file = shrunk / "annotations" / "instances_val2017.json"
@@ -119,7 +119,7 @@ def test_ground_truth_that_does_not_score_is_refused(small_sample, tmp_path):
         tiny_run(shrunk, tmp_path / "run")
 
 
-def test_the_small_recipe_keeps_the_first_stages_of_imagenet(small_sample, tmp_path, lite0_weights):
+def test_small_recipe_keeps_the_first_stages_of_imagenet(small_sample, tmp_path, lite0_weights):
     from safetensors.torch import load_file
 
     given = load_file(lite0_weights)
@@ -149,7 +149,7 @@ def test_backbone_weights_from_file_and_folder(small_sample, tmp_path):
         tiny_run(small_sample, tmp_path / "other", backbone_weights=tmp_path / "missing.pth")
 
 
-def test_drive_gets_states_and_results(small_sample, tmp_path):
+def test_finetune_copies_states_and_results_to_drive(small_sample, tmp_path):
     drive = tmp_path / "drive"
     tiny_run(small_sample, tmp_path / "run", epochs=1, drive_dir=drive)
     names = {p.name for p in drive.iterdir()}
@@ -159,7 +159,7 @@ def test_drive_gets_states_and_results(small_sample, tmp_path):
     assert again.stopped == "finished" and len(again.history) == 2
 
 
-def test_the_command_trains_and_says_so_by_its_exit_code(small_sample, tmp_path, capsys):
+def test_train_command_trains_and_says_so_by_its_exit_code(small_sample, tmp_path, capsys):
     options = [f"{key}={value}" for key, value in MODEL.items()]
     command = ["train", str(small_sample), "--preset", "tiny", "--no_pretrained_backbone", "--epochs", "1"]
     shared = [

@@ -18,7 +18,7 @@ from dino_nb.training.precision import Precision
 from tests.training.tiny_run import MODEL
 
 GIB = 2**30
-# bytes that one picture takes, by what is recomputed
+# bytes that one image takes, by what is recomputed
 COSTS = {"none": 4 * GIB, "transformer": 2 * GIB, "all": 1 * GIB}
 
 
@@ -37,31 +37,31 @@ def measure(level):
         (12, 3, 2, "none"),
     ],
 )
-def test_the_largest_micro_batch_that_fits_before_anything_is_recomputed(limit, batch, micro, level):
+def test_plan_memory_takes_the_largest_micro_batch_before_anything_is_recomputed(limit, batch, micro, level):
     plan = plan_memory(measure, batch, limit * GIB, fixed=GIB)
-    assert (plan.micro_batch, plan.checkpointing) == (micro, level)
+    assert (plan.micro_batch, plan.grad_checkpointing) == (micro, level)
     assert plan.peak == 3 * GIB + micro * COSTS[level] <= limit * GIB
 
 
-def test_what_does_not_fit_at_all_is_a_sentence():
+def test_plan_memory_says_what_does_not_fit():
     with pytest.raises(UserError, match=r"about 4\.0 GiB are needed, 3\.5 GiB are at hand"):
         plan_memory(measure, 16, int(3.5 * GIB), fixed=GIB)
 
 
-def test_the_users_own_choices_hold():
+def test_plan_memory_keeps_the_users_own_choices():
     assert plan_memory(measure, 16, 15 * GIB, micro_batch=1).micro_batch == 1
-    assert plan_memory(measure, 16, 15 * GIB, checkpointing="all").checkpointing == "all"
+    assert plan_memory(measure, 16, 15 * GIB, grad_checkpointing="all").grad_checkpointing == "all"
     plan = plan_memory(measure, 16, 15 * GIB, micro_batch=5)
-    assert (plan.micro_batch, plan.checkpointing) == (5, "transformer")
+    assert (plan.micro_batch, plan.grad_checkpointing) == (5, "transformer")
 
 
-def test_running_out_of_memory_while_measuring_goes_to_the_next_level():
+def test_plan_memory_goes_to_the_next_level_when_measuring_runs_out_of_memory():
     def runs_out(level):
         if level != "all":
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return measure(level)
 
-    assert plan_memory(runs_out, 4, 5 * GIB).checkpointing == "all"
+    assert plan_memory(runs_out, 4, 5 * GIB).grad_checkpointing == "all"
 
     def broken(level):
         raise RuntimeError("shapes do not match")
@@ -70,24 +70,24 @@ def test_running_out_of_memory_while_measuring_goes_to_the_next_level():
         plan_memory(broken, 4, 5 * GIB)
 
 
-def test_stepping_down_ends():
+def test_plan_steps_down_to_the_leanest():
     plan, seen = Plan(5), []
     while plan:
-        seen.append((plan.micro_batch, plan.checkpointing))
+        seen.append((plan.micro_batch, plan.grad_checkpointing))
         plan = plan.step_down()
     assert seen == [(5, "none"), (3, "none"), (2, "none"), (1, "none"), (1, "transformer"), (1, "all")]
 
 
-def test_the_line_for_the_user():
+def test_plan_describes_itself_in_a_line():
     assert Plan(2, "none", 11 * GIB, 14 * GIB).describe(16) == (
-        "16 pictures a step = 8 x 2, checkpointing: none, predicted peak 11.0 of 14.0 GiB"
+        "16 images per step = 8 x 2, gradient checkpointing: none, predicted peak 11.0 of 14.0 GiB"
     )
 
 
 def test_worst_canvas():
-    assert worst_canvas([(480, 640), (640, 480)], 800, 1333) == (1066, 1066)
-    assert worst_canvas([(480, 640), (640, 480)], 800, 1333, grouped=True) == (800, 1066)
-    assert worst_canvas([(100, 1000)], 800, 1333) == (133, 1330)
+    assert worst_canvas([(480, 640), (640, 480)], (800, 1333)) == (1066, 1066)
+    assert worst_canvas([(480, 640), (640, 480)], (800, 1333), grouped=True) == (800, 1066)
+    assert worst_canvas([(100, 1000)], (800, 1333)) == (133, 1330)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def detector():
     return build_model(config).train(), Criterion(config)
 
 
-def test_the_measured_step_changes_nothing(detector):
+def test_worst_case_step_changes_nothing(detector):
     model, criterion = detector
     before = {k: v.clone() for k, v in model.state_dict().items()}
     step = worst_case_step(model, criterion, Precision("fp32", "cpu"), (64, 96), 7, torch.device("cpu"))
@@ -133,23 +133,26 @@ def print_peaks():
     print(json.dumps({level: peak - before for level in ("none", "all") for before, peak in [step(level)]}))
 
 
-@pytest.mark.skipif(not memory._status("VmHWM"), reason="this system does not report a process's peak memory")
-def test_recomputing_takes_less_memory():
+@pytest.mark.skipif(
+    not memory._field(memory.PROC / "self/status", "VmHWM:"),
+    reason="this system does not report a process's peak memory",
+)
+def test_grad_checkpointing_takes_less_memory():
     command = [sys.executable, "-c", f"from {__name__} import print_peaks; print_peaks()"]
-    # every tensor is mapped by itself, so that what is freed leaves the process, as with tensors of full-size pictures
+    # every tensor is mapped by itself, so that what is freed leaves the process, as with tensors of full-size images
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     peaks = json.loads(done.stdout.splitlines()[-1])
     assert peaks["all"] < 0.8 * peaks["none"], {k: f"{v / 2**20:.0f} MiB" for k, v in peaks.items()}
 
 
-def test_recomputing_gives_the_same_gradient(detector):
+def test_grad_checkpointing_gives_the_same_gradient(detector):
     model, criterion = detector
     gradients = []
     images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
     targets = [{"labels": torch.tensor([1, 2]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.2, 0.4]])}]
     for level in memory.LEVELS:
-        memory.set_checkpointing(model, level)
+        memory.set_grad_checkpointing(model, level)
         model.zero_grad()
         torch.manual_seed(1)
         memory.accumulate_gradients(model, criterion, Precision("fp32", "cpu"), images, targets, 2.0, 1)
@@ -160,7 +163,7 @@ def test_recomputing_gives_the_same_gradient(detector):
 
 
 @pytest.mark.parametrize("chosen", [None, "7"])
-def test_training_limits_onednn_unless_the_user_does(tmp_path, monkeypatch, chosen):
+def test_finetune_limits_onednn_unless_the_user_does(tmp_path, monkeypatch, chosen):
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     monkeypatch.setenv(name, chosen or "")
     if chosen is None:
@@ -170,7 +173,7 @@ def test_training_limits_onednn_unless_the_user_does(tmp_path, monkeypatch, chos
     assert os.environ[name] == (chosen or "64")
 
 
-def test_limits_are_those_of_the_machine():
+def test_memory_limit_is_that_of_the_machine():
     device = torch.device("cpu")
     assert memory.used_memory(device) < memory.memory_limit(device) < 2**44
     memory.reset_peak(device)

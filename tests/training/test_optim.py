@@ -63,7 +63,7 @@ def test_multistep_warm_up_and_cosine():
 def test_rates_reach_the_groups():
     config = TrainConfig(warmup_steps=2)
     optimizer = make_optimizer(Net(), config)
-    set_learning_rate(optimizer, config, 0, 10)
+    set_learning_rate(optimizer, rate_factor(config, 0, 10))
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([5e-5, 5e-6])
 
 
@@ -104,12 +104,12 @@ def test_ema_is_the_running_average():
             model.norm.running_mean.add_(1.0)
         ema.update(model)
         expected = 0.9 * expected + 0.1 * model.encoder.weight.detach()
-    torch.testing.assert_close(ema.model.encoder.weight, expected)
-    assert torch.equal(ema.model.norm.running_mean, model.norm.running_mean)
-    assert not any(p.requires_grad for p in ema.model.parameters())
+    torch.testing.assert_close(ema.module.encoder.weight, expected)
+    assert torch.equal(ema.module.norm.running_mean, model.norm.running_mean)
+    assert not any(p.requires_grad for p in ema.module.parameters())
     other = Ema(Net())
     other.load_state_dict(ema.state_dict())
-    assert other.step == 1003 and torch.equal(other.model.encoder.weight, ema.model.encoder.weight)
+    assert other.step == 1003 and torch.equal(other.module.encoder.weight, ema.module.encoder.weight)
 
 
 def test_ema_starts_fast():
@@ -119,7 +119,7 @@ def test_ema_starts_fast():
         model.encoder.weight.fill_(5.0)
     for _ in range(30):
         ema.update(model)
-    assert (ema.model.encoder.weight - 5).abs().max() < 0.01
+    assert (ema.module.encoder.weight - 5).abs().max() < 0.01
 
 
 def test_presets():
@@ -129,7 +129,13 @@ def test_presets():
     assert (config.batch_size, config.lr, config.lr_backbone, config.clip_max_norm) == (16, 1e-4, 1e-5, 0.1)
     with pytest.raises(UserError, match=r"Did you mean '4scale-r50-12ep'"):
         train_preset("4scale-r50-12epp")
-    for field, bad in {"schedule": "cosin", "amp": "bf61", "epochs": 0, "batch_size": 0, "input_size": (800, 600)}.items():
+    for field, bad in {
+        "schedule": "cosin",
+        "amp": "bf61",
+        "epochs": 0,
+        "batch_size": 0,
+        "input_size": (800, 600),
+    }.items():
         with pytest.raises(UserError, match=field):
             dataclasses.replace(TrainConfig(), **{field: bad})
     assert TrainConfig(lr_drop=7).lr_drop == (7,)

@@ -6,12 +6,12 @@ import torch
 
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import make_sample
-from dino_nb.training import assemble, finetune, precision
+from dino_nb.training import finetune, precision, setup
 from dino_nb.training.precision import Precision, choose, cpu_has_bf16, to_float32
 
 
 @pytest.mark.parametrize("capability, best", [((7, 5), "fp16"), ((7, 0), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_a_gpu_gets_what_it_is_good_at(monkeypatch, capability, best):
+def test_choose_gives_a_gpu_what_it_is_good_at(monkeypatch, capability, best):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # as a T4 says
     assert choose("cuda") == best
@@ -21,7 +21,7 @@ def test_a_gpu_gets_what_it_is_good_at(monkeypatch, capability, best):
             choose("cuda", "bf16")
 
 
-def test_a_cpu_gets_bf16_only_where_it_multiplies_it(monkeypatch):
+def test_choose_gives_a_cpu_bf16_only_where_it_multiplies_it(monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     assert choose("cpu") == "bf16"
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
@@ -36,7 +36,7 @@ def test_a_cpu_gets_bf16_only_where_it_multiplies_it(monkeypatch):
 @pytest.mark.parametrize(
     "flags, expected", [("fpu amx_bf16 sse", True), ("avx512_bf16", True), ("avx2 avx512f", False)]
 )
-def test_the_processor_is_asked_by_its_flags(monkeypatch, tmp_path, flags, expected):
+def test_cpu_has_bf16_reads_the_flags(monkeypatch, tmp_path, flags, expected):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     monkeypatch.setattr(precision, "CPUINFO", cpuinfo)
@@ -46,7 +46,7 @@ def test_the_processor_is_asked_by_its_flags(monkeypatch, tmp_path, flags, expec
     assert cpu_has_bf16() is False
 
 
-def test_bf16_autocasts_and_fp32_does_not():
+def test_precision_autocasts_bf16_and_not_fp32():
     layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
     with Precision("bf16", "cpu").autocast():
         assert layer(x).dtype == torch.bfloat16
@@ -54,14 +54,14 @@ def test_bf16_autocasts_and_fp32_does_not():
         assert layer(x).dtype == torch.float32
 
 
-def test_outputs_reach_the_losses_in_float32():
+def test_to_float32_leaves_no_half_precision():
     outputs = {"a": torch.ones(1, dtype=torch.bfloat16), "b": [{"c": torch.ones(1, dtype=torch.float16)}], "d": "text"}
     converted = to_float32({**outputs, "e": torch.ones(1, dtype=torch.float64), "f": torch.ones(1, dtype=torch.int64)})
     assert converted["a"].dtype == converted["b"][0]["c"].dtype == torch.float32
     assert converted["e"].dtype == torch.float64 and converted["f"].dtype == torch.int64 and converted["d"] == "text"
 
 
-def test_the_scaler_skips_overflow_adapts_and_is_saved():
+def test_precision_skips_overflow_adapts_the_scale_and_saves_it():
     arithmetic = Precision("fp16", "cpu")
     arithmetic.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=1000)
     p = torch.nn.Parameter(torch.ones(2))
@@ -82,9 +82,9 @@ def test_the_scaler_skips_overflow_adapts_and_is_saved():
     assert later.scaler.get_scale() == 2.0**7
 
 
-def test_fp16_loses_no_steps_and_learns_what_float32_does(tmp_path, monkeypatch):
+def test_finetune_in_fp16_loses_no_steps_and_learns_what_float32_does(tmp_path, monkeypatch):
     """What a T4 does, on a CPU, which can compute in half precision too, only slowly."""
-    for module in (assemble, finetune):
+    for module in (setup, finetune):
         monkeypatch.setattr(module, "choose", lambda device, wanted: wanted)
     sample = make_sample(tmp_path / "sample", n_train=32, n_val=2)
     logs = {}
@@ -99,7 +99,7 @@ def test_fp16_loses_no_steps_and_learns_what_float32_does(tmp_path, monkeypatch)
         assert half["loss"] == pytest.approx(wide["loss"], rel=0.05)
 
 
-def test_without_fp16_the_scaler_is_transparent():
+def test_precision_without_fp16_scales_nothing():
     arithmetic = Precision("fp32", "cpu")
     assert not arithmetic.scaler.is_enabled() and arithmetic.state_dict() == {}
     arithmetic.load_state_dict({})

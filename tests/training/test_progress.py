@@ -12,10 +12,10 @@ CPU = torch.device("cpu")
 
 def steps(bar, first, last):
     for step in range(first, last + 1):
-        bar.step({"step": step, "epoch": (step - 1) // 3, "loss": torch.tensor(1.0 / step), "lr": 1e-4}, images=4)
+        bar.step({"step": step, "epoch": (step - 1) // 3, "loss": 1.0 / step, "lr": 1e-4}, images=4)
 
 
-def test_log_and_curves(tmp_path, capsys):
+def test_progress_writes_log_and_curves(tmp_path, capsys):
     bar = Progress(tmp_path, 6, CPU, live=False)
     bar.epoch({"step": 0, "epoch": 0, "AP": 0.0, "AP50": 0.1})
     steps(bar, 1, 3)
@@ -31,14 +31,14 @@ def test_log_and_curves(tmp_path, capsys):
     assert "images/s" in shown.err and "GiB" in shown.err and "3/6" in shown.err
 
 
-def test_a_resumed_run_replaces_what_will_happen_again(tmp_path):
+def test_progress_of_a_resumed_run_replaces_what_will_happen_again(tmp_path):
     bar = Progress(tmp_path, 6, CPU, live=False)
     steps(bar, 1, 5)
     bar.close()
     with (tmp_path / LOG).open("a") as file:
         file.write('{"kind": "step", "st')  # a crash while writing
     again = Progress(tmp_path, 6, CPU, live=False)
-    again.resume(3, [{"epoch": 1, "step": 3, "AP": 0.2, "AP50": 0.4}])
+    again.begin(3, [{"epoch": 1, "step": 3, "AP": 0.2, "AP50": 0.4}])
     assert again.bar.n == 3
     steps(again, 4, 6)
     again.close()
@@ -50,7 +50,7 @@ def test_a_resumed_run_replaces_what_will_happen_again(tmp_path):
     ]
 
 
-def test_other_processes_neither_print_nor_write(tmp_path, capsys):
+def test_progress_of_other_processes_neither_prints_nor_writes(tmp_path, capsys):
     bar = Progress(tmp_path, 6, CPU, active=False, live=False)
     steps(bar, 1, 3)
     bar.epoch({"step": 3, "epoch": 1, "AP": 0.2, "AP50": 0.4})
@@ -59,7 +59,7 @@ def test_other_processes_neither_print_nor_write(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [] and "".join(capsys.readouterr()) == ""
 
 
-def test_numbers_that_are_none_are_null_in_json(tmp_path):
+def test_log_has_null_for_what_is_not_finite(tmp_path):
     bar = Progress(tmp_path, 2, CPU, live=False)
     bar.step({"step": 1, "epoch": 0, "loss": float("nan"), "lr": 1e-4}, images=4)
     bar.step({"step": 2, "epoch": 0, "loss": float("inf"), "lr": 1e-4}, images=4)
@@ -79,7 +79,7 @@ def test_curves_show_what_was_logged():
     curves([])
 
 
-def test_a_long_run_keeps_its_own_log_small(tmp_path, monkeypatch):
+def test_progress_keeps_its_own_log_small(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_MOST_RECORDS", 20)
     bar = Progress(tmp_path, 100, CPU, live=False)
     bar.epoch({"step": 0, "epoch": 0, "AP": 0.0, "AP50": 0.1})
@@ -89,16 +89,16 @@ def test_a_long_run_keeps_its_own_log_small(tmp_path, monkeypatch):
     assert len(read_log(tmp_path / LOG)) == 101, "the file has all of it"
 
 
-def test_in_a_notebook_one_figure_is_updated(tmp_path, monkeypatch):
+def test_progress_updates_one_figure_in_a_notebook(tmp_path, monkeypatch):
     IPython = pytest.importorskip("IPython")
     shown = []
 
     class Handle:
-        def update(self, picture):
-            shown.append(("update", picture.data[:4]))
+        def update(self, image):
+            shown.append(("update", image.data[:4]))
 
-    def display(picture, display_id):
-        shown.append(("display", picture.data[:4]))
+    def display(image, display_id):
+        shown.append(("display", image.data[:4]))
         return Handle()
 
     monkeypatch.setattr(IPython.display, "display", display)

@@ -14,7 +14,7 @@ import torch
 
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import make_sample
-from dino_nb.training.state import LAST
+from dino_nb.training.checkpoint_manager import LAST
 
 from . import resume_worker
 from .resume_worker import EPOCHS, STEPS, train, train_and_weigh
@@ -110,7 +110,7 @@ def kill_ten_times(processes, cocodir, folder):
     return True
 
 
-def test_killed_ten_times_at_random_a_run_ends_bit_for_bit_like_an_uninterrupted_one(
+def test_run_killed_ten_times_at_random_ends_bit_for_bit_like_an_uninterrupted_one(
     processes, cocodir, uninterrupted, tmp_path
 ):
     # A machine that suddenly gets fast may end the run before it is killed often enough.
@@ -122,7 +122,7 @@ def test_killed_ten_times_at_random_a_run_ends_bit_for_bit_like_an_uninterrupted
     assert not list(folder.glob(".*")), "nothing half-written stays"
 
 
-def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_goes_on(processes, cocodir, uninterrupted, tmp_path):
+def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_resumes(processes, cocodir, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = processes.Process(target=train, args=(cocodir, folder), kwargs={"save_minutes": 1000.0, "num_workers": 1})
     process.start()
@@ -142,7 +142,7 @@ def test_sigterm_finishes_the_step_saves_and_returns_and_the_run_goes_on(process
     assert_same_run(folder, uninterrupted)
 
 
-def test_a_damaged_last_state_costs_only_the_steps_since_the_one_before(processes, cocodir, uninterrupted, tmp_path):
+def test_damaged_last_state_costs_only_the_steps_since_the_one_before(processes, cocodir, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = processes.Process(target=train, args=(cocodir, folder))
     process.start()
@@ -174,7 +174,7 @@ def test_torchrun_restarts_a_killed_worker_and_the_run_resumes(cocodir, tmp_path
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert "going on at epoch 1, step 4" in done.stdout
+    assert "resuming at epoch 1, step 4" in done.stdout
     steps = [record["step"] for record in map(json.loads, lines(folder)) if record["kind"] == "step"]
     assert steps == list(range(1, EPOCHS * STEPS + 1))
     assert (folder / "stopped").read_text() == "finished"

@@ -45,7 +45,7 @@ def records(folder):
 
 
 def test_a_job_whose_time_is_up_saves_is_requeued_and_resumes(tmp_path, capsys):
-    """Real training of two processes, in steps of two pictures."""
+    """Real training of two processes, in steps of two images."""
     cocodir, folder = make_sample(tmp_path / "sample", n_train=8, n_val=2), tmp_path / "run"
     words = (
         "--cluster=local --gpus=2 --preset=tiny --no_pretrained_backbone --device=cpu --options epochs=4 batch_size=2"

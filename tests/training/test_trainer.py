@@ -11,9 +11,9 @@ import torch
 
 from dino_nb.errors import UserError
 from dino_nb.training import trainer
+from dino_nb.training.checkpoint_manager import read_state
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.progress import read_log
-from dino_nb.training.state_file import read_state
 from dino_nb.training.trainer import TrainingDiverged
 from tests.training.tiny_run import tiny_run
 
@@ -59,7 +59,7 @@ def interrupt_at(monkeypatch, step, action):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_saves_and_the_rest_is_bit_equal(
+def test_signal_finishes_the_step_and_saves_and_the_rest_is_bit_equal(
     small_sample, tmp_path, monkeypatch, uninterrupted, number
 ):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_a_signal_finishes_the_step_saves_and_the_rest_is_bit_equal(
     assert losses[0] == losses[1] and len(losses[0]) == 9
 
 
-def test_a_signal_during_evaluation_ends_it_at_once(small_sample, tmp_path, monkeypatch, uninterrupted):
+def test_signal_during_evaluation_ends_it_at_once(small_sample, tmp_path, monkeypatch, uninterrupted):
     from dino_nb.training.validation import Validation
 
     real, calls = Validation.__call__, []
@@ -100,7 +100,7 @@ def test_a_signal_during_evaluation_ends_it_at_once(small_sample, tmp_path, monk
     assert_same(final_state(tmp_path), final_state(uninterrupted.output_dir))
 
 
-def test_a_time_budget_ends_cleanly_and_goes_on(small_sample, tmp_path, uninterrupted):
+def test_max_hours_stops_and_resumes(small_sample, tmp_path, uninterrupted):
     parts = 0
     while True:
         result = tiny_run(small_sample, tmp_path, resume="auto", max_hours=0)
@@ -112,17 +112,17 @@ def test_a_time_budget_ends_cleanly_and_goes_on(small_sample, tmp_path, uninterr
     assert_same(final_state(tmp_path), final_state(uninterrupted.output_dir))
 
 
-def test_a_finished_run_goes_on_for_more_epochs(small_sample, tmp_path, uninterrupted, capsys):
+def test_resume_of_a_finished_run_adds_epochs(small_sample, tmp_path, uninterrupted, capsys):
     assert tiny_run(small_sample, tmp_path, epochs=2).stopped == "finished"
     capsys.readouterr()
     tiny_run(small_sample, tmp_path, resume="auto")
-    assert "going on at epoch 2, step 6; 3 epochs instead of 2, with the learning rate of a 3-epoch run" in (
+    assert "resuming at epoch 2, step 6; 3 epochs instead of 2, with the learning rate of a 3-epoch run" in (
         capsys.readouterr().out
     )
     assert_same(final_state(tmp_path), final_state(uninterrupted.output_dir))
 
 
-def test_worker_processes_change_nothing(small_sample, tmp_path, uninterrupted):
+def test_num_workers_changes_nothing(small_sample, tmp_path, uninterrupted):
     tiny_run(small_sample, tmp_path, num_workers=2)
     assert_same(
         {k: v for k, v in final_state(tmp_path).items() if k != "config"},
@@ -136,7 +136,7 @@ def _model_without_denoising():
     return {**MODEL, "dn_number": 0}
 
 
-def test_the_accumulated_gradient_is_that_of_the_whole_batch():
+def test_accumulated_gradient_is_that_of_the_whole_batch():
     import dataclasses
 
     from dino_nb.models.dino import build_model
@@ -153,7 +153,7 @@ def test_the_accumulated_gradient_is_that_of_the_whole_batch():
     gradients = []
     for micro in (4, 3, 1):
         model.zero_grad()
-        losses = accumulate_gradients(model, criterion, Precision("fp32", "cpu"), images, targets, 9.0, micro)
+        losses, _ = accumulate_gradients(model, criterion, Precision("fp32", "cpu"), images, targets, 9.0, micro)
         gradients.append([losses["loss"]] + [p.grad for p in model.parameters() if p.grad is not None])
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):
@@ -172,7 +172,7 @@ def poison(monkeypatch, is_bad):
     monkeypatch.setattr(Criterion, "__call__", criterion)
 
 
-def test_a_non_finite_loss_is_skipped_and_its_pictures_are_named(small_sample, tmp_path, monkeypatch, capsys):
+def test_nonfinite_loss_is_skipped_and_its_images_are_named(small_sample, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, lambda call: call == 1)
     result = tiny_run(small_sample, tmp_path, epochs=1)
     assert result.stopped == "finished"
@@ -184,13 +184,13 @@ def test_a_non_finite_loss_is_skipped_and_its_pictures_are_named(small_sample, t
     assert all(torch.isfinite(v).all() for v in weights.values())
 
 
-def test_many_non_finite_losses_stop_with_an_exception(small_sample, tmp_path, monkeypatch):
+def test_nonfinite_losses_in_a_row_are_an_error(small_sample, tmp_path, monkeypatch):
     poison(monkeypatch, lambda call: True)
     with pytest.raises(TrainingDiverged, match=r"4 steps in a row were skipped.*image ids"):
         tiny_run(small_sample, tmp_path, max_nonfinite=4)
 
 
-def test_out_of_memory_steps_down_and_goes_on(small_sample, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_continues_with_a_leaner_plan(small_sample, tmp_path, monkeypatch, capsys):
     real = trainer.accumulate_gradients
 
     def accumulate(model, *args):
@@ -202,22 +202,22 @@ def test_out_of_memory_steps_down_and_goes_on(small_sample, tmp_path, monkeypatc
     monkeypatch.setattr(trainer, "accumulate_gradients", accumulate)
     result = tiny_run(small_sample, tmp_path, epochs=1)
     out = "".join(capsys.readouterr())
-    assert "out of memory: going on with 2 pictures a step = 2 x 1, checkpointing: none" in out
-    assert "2 pictures a step = 2 x 1, checkpointing: transformer" in out
+    assert "out of memory: continuing with 2 images per step = 2 x 1, gradient checkpointing: none" in out
+    assert "2 images per step = 2 x 1, gradient checkpointing: transformer" in out
     assert result.stopped == "finished"
-    assert final_state(tmp_path)["plan"]["checkpointing"] == "transformer"
+    assert final_state(tmp_path)["plan"]["grad_checkpointing"] == "transformer"
 
 
-def test_no_room_at_all_is_a_sentence(small_sample, tmp_path, monkeypatch):
+def test_out_of_memory_at_the_leanest_plan_is_a_sentence(small_sample, tmp_path, monkeypatch):
     def accumulate(*args):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(trainer, "accumulate_gradients", accumulate)
-    with pytest.raises(UserError, match="out of memory with one picture"):
+    with pytest.raises(UserError, match="out of memory with one image"):
         tiny_run(small_sample, tmp_path)
 
 
-def test_nothing_is_resumed_unasked_and_differences_are_named(small_sample, tmp_path, uninterrupted):
+def test_resume_needs_to_be_asked_for_and_names_differences(small_sample, tmp_path, uninterrupted):
     folder = uninterrupted.output_dir
     with pytest.raises(UserError, match="holds a training state already"):
         tiny_run(small_sample, folder)
@@ -231,7 +231,7 @@ def test_nothing_is_resumed_unasked_and_differences_are_named(small_sample, tmp_
         tiny_run(other, folder, resume="auto")
 
 
-def test_early_stopping(small_sample, tmp_path):
+def test_patience_stops_early(small_sample, tmp_path):
     result = tiny_run(small_sample, tmp_path, epochs=9, patience=2, lr=0.0, lr_backbone=0.0, ema=False)
     assert result.stopped == "patience"
     assert [r["epoch"] for r in result.history] == [0, 1, 2] and result.best["epoch"] == 0
@@ -241,18 +241,18 @@ MEMORY_OF_EPOCHS = """
 import gc, json, sys
 import torch
 from dino_nb.training import trainer
-from dino_nb.training.memory import _status
+from dino_nb.training.memory import used_memory
 from tests.training.tiny_run import tiny_run
 
 torch.set_num_threads(1)
-real, resident = trainer.train_epoch, []
+real, resident = trainer.train_one_epoch, []
 
-def train_epoch(run):
+def train_one_epoch(run):
     gc.collect()
-    resident.append(_status("VmRSS") / 2**20)
+    resident.append(used_memory(torch.device("cpu")) / 2**20)
     return real(run)
 
-trainer.train_epoch = train_epoch
+trainer.train_one_epoch = train_one_epoch
 tiny_run(sys.argv[1], sys.argv[2], epochs=24, batch_size=6, micro_batch=6, eval_every=4)
 print(json.dumps(resident))
 """
@@ -269,7 +269,7 @@ def test_host_memory_stays_flat_over_many_epochs(small_sample, tmp_path):
     assert growth < 12, f"grew by {growth:.1f} MiB over 19 epochs: {[round(r) for r in resident]}"
 
 
-def test_log_is_json_lines(uninterrupted):
+def test_log_has_a_json_record_per_line(uninterrupted):
     lines = (uninterrupted.output_dir / "log.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [r["kind"] for r in records].count("epoch") == 4

@@ -1,4 +1,4 @@
-"""Fine-tuning in seconds: six small pictures and a network of a few thousand weights."""
+"""Fine-tuning in seconds: six small images and a network of a few thousand weights."""
 
 from dino_nb.config import TrainConfig
 from dino_nb.training.finetune import finetune
