@@ -329,8 +329,8 @@ def test_overwritten_sample_is_a_sample_no_more(tmp_path):
     ("name", "content", "said"),
     [
         ("set.zip", b"<!DOCTYPE html><html>sign in</html>", "a web page"),
-        ("set.zip", b"7z\xbc\xaf\x27\x1c rest", "a 7z archive"),
-        ("set.zip", b"Rar!\x1a\x07 rest", "a rar archive"),
+        ("set.zip", b"7z\xbc\xaf\x27\x1c rest", "7z"),
+        ("set.zip", b"Rar!\x1a\x07 rest", "rar archive"),
         ("set.zip", b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
         ("set.zip", b"", "is empty"),
         ("labels.json", b"  \n", "is empty"),
