@@ -8,7 +8,10 @@ _WHERE = {
     "draw_boxes": "dino_nb.draw",
     "class_colors": "dino_nb.draw",
     "grid": "dino_nb.viz.sheet",
-    "show_attention": "dino_nb.viz.attention",
+    "sampling_points": "dino_nb.viz.attention",
+    "encoder_attention": "dino_nb.viz.attention",
+    "decoder_layers": "dino_nb.viz.inside",
+    "denoising_queries": "dino_nb.viz.inside",
     "evaluation_figure": "dino_nb.viz.scores",
     "worst_images": "dino_nb.viz.scores",
     "confused": "dino_nb.viz.scores",
@@ -18,6 +21,7 @@ _WHERE = {
     "judge": "dino_nb.viz.judged",
     "threshold_curve": "dino_nb.viz.curve",
     "summary_figure": "dino_nb.viz.dataset",
+    "training_batches": "dino_nb.viz.batches",
 }
 
 __all__ = list(_WHERE)

@@ -1,0 +1,52 @@
+"""What the network is trained on: augmented images with the boxes that they are learned from."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from dino_nb.data.augment import Augmentation
+from dino_nb.data.dataset import CocoDataset
+from dino_nb.data.transforms import EVAL_SIZE, tensor_to_image
+from dino_nb.draw import class_colors, draw_boxes
+from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
+from dino_nb.viz.sheet import grid
+
+
+def training_batches(
+    cocodir: Path | str,
+    augment: str | Iterable[str] = "published",
+    *,
+    images: int = 8,
+    input_size: tuple[int, int] = EVAL_SIZE,
+    seed: int = 0,
+    epoch: int = 0,
+    columns: int = 4,
+    width: int = 1600,
+) -> Image.Image:
+    """A sheet of the first ``images`` that a run with this ``seed`` trains on in ``epoch``, as one batch.
+
+    Args:
+        cocodir: the data set; its ``train`` split is shown.
+        augment: a preset or names, as of `dino_nb.data.augment.Augmentation`.
+        images: how many, from 1 to the number of training images.
+        input_size: short side and limit of the long side in pixels, as in ``TrainConfig``.
+        columns, width: images in a row, and pixels of the sheet.
+    """
+    augmentation = Augmentation(augment, *input_size)
+    dataset = CocoDataset(cocodir, "train", augmentation)
+    count = max(1, min(images, len(dataset)))
+    sampler = ResumableBatchSampler([dataset.size(i) for i in range(len(dataset))], count, seed)
+    sampler.set_epoch(epoch)
+    seeded = SeededDataset(dataset, seed)
+    tensors, targets = augmentation.collate([seeded[key] for key in next(iter(sampler))])
+    colors, shown, titles = class_colors(dataset.class_names), [], []
+    for tensor, target in zip(tensors, targets):
+        height, width_of = tensor.shape[-2:]
+        x, y, w, h = (target["boxes"] * tensor.new_tensor([width_of, height, width_of, height])).unbind(1)
+        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        names = [dataset.class_names[label] for label in target["labels"].tolist()]
+        boxes = [[float(v) for v in box] for box in zip(*corners)]
+        shown.append(draw_boxes(tensor_to_image(tensor), boxes, names, colors=colors))
+        titles.append(f"{width_of} x {height}, {len(names)} objects")
+    return grid(shown, columns, titles, width)
