@@ -36,7 +36,7 @@ class Tool:
             document = source.json(key)
             try:
                 found = list(self.images(document, key)) if document is not None else []
-            except (TypeError, AttributeError):
+            except (TypeError, AttributeError, LookupError):
                 source.fault(key, "it is not built as this format is: a list of shapes of each image is missing.")
                 continue
             for where, name, size, shapes in found:
