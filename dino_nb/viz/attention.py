@@ -1,153 +1,157 @@
-"""Where the network looks: the sampling points of the deformable attention behind one detection."""
+"""Where the network looks: the sampling points of its deformable attention (Deformable DETR, section 4.1)."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
+from torch import Tensor
 
 from dino_nb.data.transforms import resized_size
 from dino_nb.draw import PALETTE, draw_boxes
 from dino_nb.errors import UserError
-from dino_nb.fonts import font
+from dino_nb.fonts import draw_text, text_width
+from dino_nb.inference.detector import Detector
+from dino_nb.inference.results import Result
 from dino_nb.models.layers import cxcywh_to_xyxy
+from dino_nb.models.tap import Attention, Trace, watch
+from dino_nb.viz.view import Scene
 
-_LONG_SIDE = 900  # pixels of the shown picture
+_LONG_SIDE = 900  # pixels of the shown image
 
 
 @dataclass
-class Look:
-    """The places that one query sampled in one layer.
+class SamplingPoints(Scene):
+    """The places that one query sampled, in every layer; shows itself with a slider over the layers.
 
     Attributes:
-        points: ``(n, 2)`` x, y in pixels of the upright picture (places beyond its border count as zeros).
-        weights: ``(n,)``, how much each contributes; the heads' means, adding up to 1.
+        image: the upright image. part: ``"decoder"`` or ``"encoder"``.
+        box: ``(4,)`` xyxy in pixels of the detection, or None.
+        points: ``(layers, n, 2)`` x, y in pixels of the image (places beyond its border count as zeros).
+        weights: ``(layers, n)``: how much each contributes; the heads' means, adding up to 1.
         levels: ``(n,)`` int64: the feature map of each, 0 the finest.
-        origin: ``(2,)`` x, y in pixels: the place that the points lie around.
+        origins: ``(layers, 2)`` x, y in pixels: the place that the points lie around.
     """
 
-    points: torch.Tensor
-    weights: torch.Tensor
-    levels: torch.Tensor
-    origin: torch.Tensor
+    image: Image.Image
+    part: str
+    box: Tensor | None
+    points: Tensor
+    weights: Tensor
+    levels: Tensor
+    origins: Tensor
+    unit = "layer"
+
+    def __post_init__(self) -> None:
+        self.count = len(self.points)
+
+    def draw(self, layer: int = -1) -> Image.Image:
+        """Dots at the points of a layer: their colour tells the feature map, their area the weight."""
+        if not -self.count <= layer < self.count:
+            raise UserError(f"there is no {self.part} layer {layer}: it has {self.count}.")
+        scale = _LONG_SIDE / max(self.image.size)
+        size = [max(1, round(side * scale)) for side in self.image.size]
+        dim = ImageEnhance.Color(self.image.resize(size, Image.Resampling.BICUBIC)).enhance(0.4)
+        boxes = torch.zeros(0, 4) if self.box is None else self.box[None] * scale
+        drawn = draw_boxes(ImageEnhance.Brightness(dim).enhance(0.75), boxes, colors="white")
+        canvas, widest = ImageDraw.Draw(drawn), 0.012 * max(size)
+        weights = self.weights[layer]
+        order = weights.argsort(descending=True)  # light points on top of heavy ones
+        columns = self.points[layer] * scale, weights / weights.max(), self.levels
+        for (x, y), weight, level in zip(*(column[order].tolist() for column in columns)):
+            radius = max(1.5, widest * math.sqrt(weight))
+            place = (x - radius, y - radius, x + radius, y + radius)
+            canvas.ellipse(place, fill=PALETTE[level % len(PALETTE)], outline="black")
+        x, y = (self.origins[layer] * scale).tolist()
+        for dx, dy in ((widest, 0), (0, widest)):
+            canvas.line((x - dx, y - dy, x + dx, y + dy), fill="white", width=2)
+        self._legend(canvas, layer % self.count, drawn.size)
+        return drawn
+
+    def shown(self, index: int) -> tuple[Image.Image, str]:
+        """For the slider."""
+        return self.draw(index), f"{self.part} layer {index + 1} of {self.count}"
+
+    def _legend(self, canvas: ImageDraw.ImageDraw, layer: int, size: tuple[int, int]) -> None:
+        """A line that tells how much of the weight lies on which feature map."""
+        parts = [(f"{self.part} layer {layer + 1} of {self.count}", "white")]
+        for level in range(int(self.levels.max()) + 1):
+            share = self.weights[layer][self.levels == level].sum()
+            parts += [("   ● ", PALETTE[level % len(PALETTE)]), (f"map {level}: {share:.0%}", "white")]
+        text = "".join(part for part, _ in parts)
+        letters = max(6, min(round(min(size) / 32), int(20 * (size[0] - 16) / text_width(text, 20))))
+        x, y = 8, size[1] - round(1.7 * letters)
+        canvas.rectangle((0, y - 4, size[0], size[1]), fill="#222")
+        for part, paint in parts:
+            draw_text(canvas, (x, y), part, letters, paint)
+            x += text_width(part, letters)
 
 
-def show_attention(detector, result, index=0, part="decoder", layer=-1):
-    """A picture of where the network looked for one detection.
-
-    Dots are sampling points: their colour tells the feature map (finest to coarsest), their area the weight.
+def sampling_points(detector: Detector, result: Result, index: int = 0) -> SamplingPoints:
+    """Where the query of one detection looked, in every decoder layer.
 
     Args:
-        detector, result: as ``result = detector.predict(picture)`` with one picture at a time.
+        detector, result: as ``result = detector.predict(image)`` of one image.
         index: the detection's number in ``result``, 0 the most certain.
-        part: ``"decoder"``, the query that became the detection; ``"encoder"``, the image token at its middle, on the
-            feature map whose objects are of its size.
-        layer: number of the layer, from 0 or (negative) from the end.
-
-    Returns:
-        PIL RGB picture.
     """
-    look = look_of(detector, result, index, part, layer)
-    image = result.image
-    scale = _LONG_SIDE / max(image.size)
-    size = [max(1, round(side * scale)) for side in image.size]
-    dim = ImageEnhance.Brightness(ImageEnhance.Color(image.resize(size, Image.Resampling.BICUBIC)).enhance(0.4))
-    box = result["boxes"][index : index + 1] * scale
-    name, score = result["names"][index : index + 1], result["scores"][index : index + 1]
-    picture = draw_boxes(dim.enhance(0.75), box, name, score, "white")
-    canvas = ImageDraw.Draw(picture)
-    widest = 0.012 * max(size)
-    order = look.weights.argsort(descending=True)  # light points on top of heavy ones
-    for (x, y), weight, level in zip(*(v[order].tolist() for v in (look.points * scale, look.weights, look.levels))):
-        radius = max(1.5, widest * math.sqrt(weight / look.weights.max().item()))
-        canvas.ellipse(
-            (x - radius, y - radius, x + radius, y + radius), fill=PALETTE[level % len(PALETTE)], outline="black"
-        )
-    x, y = (look.origin * scale).tolist()
-    for dx, dy in ((widest, 0), (0, widest)):
-        canvas.line((x - dx, y - dy, x + dx, y + dy), fill="white", width=2)
-    count = len(getattr(detector.model, part).layers)
-    _legend(canvas, look, f"{part} layer {layer % count + 1} of {count}", size)
-    return picture
+    if not 0 <= index < len(result):
+        raise UserError(f"there is no detection {index}: this result has {len(result)}.")
+    trace, size = look(detector, result.image)
+    query = query_of(trace, result.boxes[index], size)
+    return _sampled(detector, result.image, trace.decoder, "decoder", query, result.boxes[index])
 
 
-def look_of(detector, result, index=0, part="decoder", layer=-1):
-    """The numbers behind :func:`show_attention`, a ``Look``; same arguments."""
-    if part not in ("decoder", "encoder"):
-        raise UserError(f"part must be 'decoder' or 'encoder', not {part!r}.")
-    if not 0 <= index < len(result["scores"]):
-        raise UserError(f"there is no detection {index}: this result has {len(result['scores'])}.")
-    layers = getattr(detector.model, part).layers
-    if not -len(layers) <= layer < len(layers):
-        raise UserError(f"there is no {part} layer {layer}: it has {len(layers)}.")
-    module = layers[layer].cross_attn if part == "decoder" else layers[layer].self_attn
-    seen = []
-    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
-    try:
-        outputs = detector.forward([result.image])
-    finally:
-        handle.remove()
-    query, references, _, shapes, _ = seen[0]
-    picture = torch.tensor(result.size, dtype=torch.float32)  # width, height
-    box = result["boxes"][index] / picture.repeat(2)
-    padded = _padded(detector, result.size)
-    number = _query_of(outputs, box) if part == "decoder" else _token_of(box / padded.repeat(2), shapes)
-    picture = picture * padded  # places are shares of the padded picture
-    with torch.inference_mode():
-        places, weights = sampling(module, query[:, [number]], references[:, [number]], shapes)
-    points = places[0, 0].reshape(-1, 2).cpu().float() * picture
-    levels = torch.arange(len(shapes))[None, :, None].expand(weights.shape[2:]).flatten()
-    weights = weights[0, 0].flatten().cpu().float() / weights.shape[2]
-    return Look(points, weights, levels, references[0, number, 0, :2].cpu().float() * picture)
+def encoder_attention(
+    detector: Detector, image: Image.Image | Result, point: tuple[float, float], level: int = 0
+) -> SamplingPoints:
+    """Where the image token at ``point`` (x, y in pixels) of feature map ``level`` (0 the finest) looked, in every
+    encoder layer."""
+    image = image.image if isinstance(image, Result) else image
+    if not (0 <= point[0] <= image.width and 0 <= point[1] <= image.height):
+        raise UserError(f"the point {point} is outside the image of {image.width} x {image.height} pixels.")
+    trace, _ = look(detector, image)
+    shapes = trace.spatial_shapes
+    if not 0 <= level < len(shapes):
+        raise UserError(f"there is no feature map {level}: they go from 0 to {len(shapes) - 1}.")
+    height, width = shapes[level]
+    places = torch.tensor(point) / torch.tensor(image.size) / _padded(detector, image.size)
+    x, y = (places.clamp(0, 1 - 1e-6) * torch.tensor([width, height])).long().tolist()
+    token = sum(h * w for h, w in shapes[:level]) + y * width + x
+    return _sampled(detector, image, trace.encoder, "encoder", token, None)
 
 
-def _padded(detector, size):
-    """How many times wider and higher than the picture the network's input is: 1, but for very thin pictures."""
+def look(detector: Detector, image: Image.Image) -> tuple[Trace, Tensor]:
+    """What the network did with ``image``, and the image's size ``(4,)`` (width, height, width, height)."""
+    model: Any = detector.model
+    with watch(model) as trace:
+        detector.forward([image])
+    return trace, torch.tensor([*image.size, *image.size], dtype=torch.float32)
+
+
+def query_of(trace: Trace, box: Tensor, size: Tensor) -> int:
+    """The query whose last box is nearest to ``box`` (xyxy in pixels)."""
+    boxes = cxcywh_to_xyxy(trace.boxes[-1, 0].float().cpu()) * size
+    return int((boxes - box).abs().sum(-1).argmin())
+
+
+def _sampled(
+    detector: Detector, image: Image.Image, layers: list[Attention], part: str, query: int, box: Tensor | None
+) -> SamplingPoints:
+    scale = torch.tensor(image.size) * _padded(detector, image.size)  # places are shares of the padded image
+    points, weights, origins = [], [], []
+    for layer in layers:
+        places, shares = layer.sampling_locations([query]), layer.attention_weights([query])  # [1, 1, M, L, P, (2)]
+        points.append(places[0, 0].reshape(-1, 2).float().cpu() * scale)
+        weights.append(shares[0, 0].flatten().float().cpu() / shares.shape[2])
+        origins.append(layer.reference_points[0, query, 0, :2].float().cpu() * scale)
+    levels = torch.arange(shares.shape[3])[None, :, None].expand(shares.shape[2:]).flatten()
+    return SamplingPoints(image, part, box, torch.stack(points), torch.stack(weights), levels, torch.stack(origins))
+
+
+def _padded(detector: Detector, size: tuple[int, int]) -> Tensor:
+    """How many times wider and higher than the image the network's input is: 1, but for very thin images."""
     height, width = resized_size(size[1], size[0], *detector.input_size)
-    least = detector.model.backbone.least_side
+    model: Any = detector.model
+    least = model.backbone.least_side
     return torch.tensor([max(width, least) / width, max(height, least) / height])
-
-
-def sampling(module, query, references, shapes):
-    """The places and weights of a ``MSDeformAttn``: ``(B, Q, M, L, P, 2)`` in [0, 1] and ``(B, Q, M, L, P)``."""
-    grid = (*query.shape[:2], module.n_heads, module.n_levels, module.n_points)
-    offsets = module.sampling_offsets(query).view(*grid, 2)
-    weights = module.attention_weights(query).view(*grid[:3], -1).softmax(-1).view(grid)
-    centres = references[:, :, None, :, None, :2]
-    if references.shape[-1] == 4:  # around boxes: their size is the unit
-        reach = references[:, :, None, :, None, 2:] * 0.5 / module.n_points
-    else:  # around points: a cell of the level is
-        reach = 1 / torch.tensor([[w, h] for h, w in shapes], device=query.device)[:, None].to(query.dtype)
-    return centres + offsets * reach, weights
-
-
-def _query_of(outputs, box):
-    """The query whose box is nearest to ``box`` (x0, y0, x1, y1 in [0, 1])."""
-    boxes = cxcywh_to_xyxy(outputs["pred_boxes"][0].cpu())
-    return (boxes - box).abs().sum(-1).argmin().item()
-
-
-def _token_of(box, shapes):
-    """The token at the middle of ``box``, on the level whose proposals (5 % of the picture, doubling) fit its size."""
-    size = (box[2:] - box[:2]).clamp(min=1e-4).prod().sqrt()
-    level = min(range(len(shapes)), key=lambda i: abs(math.log(0.05 * 2**i) - math.log(size)))
-    h, w = shapes[level]
-    x, y = ((box[:2] + box[2:]) / 2).clamp(0, 1 - 1e-6).tolist()
-    return sum(a * b for a, b in shapes[:level]) + int(y * h) * w + int(x * w)
-
-
-def _legend(canvas, look, title, size):
-    """A line that tells how much of the weight lies on which feature map."""
-    shares = [look.weights[look.levels == level].sum() for level in range(int(look.levels.max()) + 1)]
-    parts = [(title, "white")]
-    for level, share in enumerate(shares):
-        parts += [("   ● ", PALETTE[level % len(PALETTE)]), (f"map {level}: {share:.0%}", "white")]
-    letters = font(max(10, round(min(size) / 32)))
-    length = sum(canvas.textlength(text, font=letters) for text, _ in parts)
-    if length > size[0] - 16:
-        letters = font(max(6, int(letters.size * (size[0] - 16) / length)))
-    x, y = 8, size[1] - sum(letters.getmetrics()) - 8
-    canvas.rectangle((0, y - 6, size[0], size[1]), fill="#222")
-    for text, paint in parts:
-        canvas.text((x, y), text, font=letters, fill=paint)
-        x += canvas.textlength(text, font=letters)

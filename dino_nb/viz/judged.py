@@ -20,7 +20,7 @@ from dino_nb.inference.detector import Detector
 from dino_nb.inference.results import Result
 
 FLOOR = 0.05  # the lowest score that is kept of a detection
-LONG_SIDE = 900  # pixels of a shown image at most
+SHORTEST, LONG_SIDE = 480, 900  # pixels of the long side of a shown image
 # outcome -> (what a legend says, colour, line)
 OUTCOMES = {
     "correct": ("correct", "#009E73", "solid"),
@@ -127,7 +127,6 @@ class Judged:
             [*self.scores[rows], *[None] * len(missed)] if scores else None,
             [color for _, color, _ in looks],
             line=[line for *_, line in looks],
-            enlarge_to=480,
         )
         return add_legend(drawn, list(OUTCOMES.values())) if legend else drawn
 
@@ -210,11 +209,13 @@ def _class_names(results: Sequence[Result]) -> Sequence[str | None]:
 
 
 def reduced(image: Image.Image) -> tuple[Image.Image, float]:
-    """The image scaled down to what a notebook shows, and the factor."""
-    scale = min(1.0, LONG_SIDE / max(image.size))
+    """The image scaled to what a notebook shows, and the factor."""
+    long_side = max(image.size)
+    scale = min(max(1.0, SHORTEST / long_side), LONG_SIDE / long_side)
     if scale == 1:
         return image, scale
-    return image.resize([max(1, round(s * scale)) for s in image.size], Image.Resampling.LANCZOS), scale
+    way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    return image.resize([max(1, round(side * scale)) for side in image.size], way), scale
 
 
 @lru_cache(maxsize=8)

@@ -132,7 +132,7 @@ class _Detected(Scene):
     ) -> tuple[Image.Image, str]:
         image, scale = self.image(index)
         shown = self.results[index].filter(threshold, classes or None, max_detections)
-        drawn = shown.draw(image, scale, self.colors, labels=labels, scores=scores, enlarge_to=480)
+        drawn = shown.draw(image, scale, self.colors, labels=labels, scores=scores)
         return drawn, _caption(shown.name, shown.size, shown.names, self.colors)
 
     def _image(self, index: int) -> tuple[Image.Image, float]:
@@ -250,7 +250,7 @@ def annotated(
     lines = ["dashed" if crowd else "solid" for crowd in target["iscrowd"][keep].tolist()]
     paints = [colors[name] for name in names]
     boxes = target["boxes"][keep] * scale
-    drawn = draw_boxes(image, boxes, names if labels else None, colors=paints, enlarge_to=480, line=lines)
+    drawn = draw_boxes(image, boxes, names if labels else None, colors=paints, line=lines)
     if "dashed" in lines:
         drawn = add_legend(drawn, [("object", "#BBBBBB", "solid"), ("crowd", "#BBBBBB", "dashed")])
     return drawn, names, size

@@ -4,9 +4,7 @@ from PIL import Image
 
 import dino_nb
 from dino_nb.errors import UserError
-from dino_nb.models.attention import MSDeformAttn
-from dino_nb.ops import ms_deform_attn
-from dino_nb.viz.attention import _token_of, look_of, sampling, show_attention
+from dino_nb.viz import encoder_attention, sampling_points
 
 
 @pytest.fixture(scope="module")
@@ -19,62 +17,56 @@ def result(detector):
     return detector.predict(Image.effect_noise((200, 120), 70).convert("RGB"), threshold=0)
 
 
-@pytest.mark.parametrize("coordinates", [2, 4])
-def test_places_and_weights_are_those_of_the_layer(coordinates):
-    torch.manual_seed(0)
-    shapes = [(6, 9), (3, 5)]
-    layer = MSDeformAttn(32, 2, 4, 3)
-    torch.nn.init.normal_(layer.attention_weights.weight)
-    torch.nn.init.normal_(layer.sampling_offsets.weight, std=0.3)
-    memory, query = torch.randn(2, 69, 32), torch.randn(2, 5, 32)
-    references = torch.rand(2, 5, 2, coordinates)
-    with torch.no_grad():
-        want = layer(query, references, memory, shapes, None)
-        places, weights = sampling(layer, query, references, shapes)
-        value = layer.value_proj(memory).view(2, -1, 4, 8)
-        got = layer.output_proj(ms_deform_attn(value, shapes, places, weights))
-    torch.testing.assert_close(got, want)
+def middle(box):
+    return (box[:2] + box[2:]) / 2
 
 
-@pytest.mark.parametrize("part", ["decoder", "encoder"])
-def test_a_look_lies_around_the_detection(detector, result, part):
+def test_sampling_points_lie_around_the_detection(detector, result):
     config = detector.model.config
-    look = look_of(detector, result, 0, part)
-    count = config.nheads * config.num_feature_levels * config.dec_n_points
-    assert look.points.shape == (count, 2) and look.points.isfinite().all()
-    assert look.weights.sum().item() == pytest.approx(1, abs=1e-4)
-    assert look.levels.unique().tolist() == list(range(config.num_feature_levels))
-    middle = (result["boxes"][0, :2] + result["boxes"][0, 2:]) / 2
-    assert (look.origin - middle).abs().max() < 40
+    points = sampling_points(detector, result, 3)
+    n = config.nheads * config.num_feature_levels * config.dec_n_points
+    assert points.points.shape == (config.dec_layers, n, 2) and points.origins.shape == (config.dec_layers, 2)
+    torch.testing.assert_close(points.weights.sum(1), torch.ones(config.dec_layers))
+    assert points.levels.bincount().tolist() == [n // config.num_feature_levels] * config.num_feature_levels
+    assert (points.origins[-1] - middle(result.boxes[3])).abs().max() < 40
+    spread = (points.points[-1] - points.origins[-1]).abs().median(0).values
+    assert (spread < 2 * (result.boxes[3][2:] - result.boxes[3][:2])).all()
 
 
-def test_a_thin_picture_is_padded_for_the_network_and_not_for_the_reader(detector):
+def test_encoder_attention_starts_at_the_point(detector, result):
+    config = detector.model.config
+    for level in range(config.num_feature_levels):
+        points = encoder_attention(detector, result, (150, 40), level)
+        assert points.points.shape[0] == config.enc_layers
+        assert (points.origins - torch.tensor([150, 40])).abs().max() <= 8 * 2**level
+    torch.testing.assert_close(points.weights.sum(1), torch.ones(config.enc_layers))
+
+
+def test_sampling_points_of_a_thin_image_are_in_its_pixels(detector):
     result = detector.predict(Image.effect_noise((800, 40), 70).convert("RGB"), threshold=0)
-    middle = (result["boxes"][0, :2] + result["boxes"][0, 2:]) / 2
-    for part in ("decoder", "encoder"):
-        origin = look_of(detector, result, 0, part).origin
-        assert (origin - middle).abs()[0] < 80 and -1 <= origin[1] <= 41
+    origin = sampling_points(detector, result).origins[-1]
+    assert (origin - middle(result.boxes[0])).abs()[0] < 80 and -1 <= origin[1] <= 41
+    assert (encoder_attention(detector, result, (400, 20)).origins[0] - torch.tensor([400, 20])).abs().max() <= 16
 
 
-def test_tokens_are_numbered_level_by_level():
-    shapes = [(10, 20), (5, 10)]
-    assert _token_of(torch.tensor([0.0, 0.0, 0.04, 0.06]), shapes) == 0
-    assert _token_of(torch.tensor([0.95, 0.95, 1.0, 1.0]), shapes) == 199
-    assert _token_of(torch.tensor([0.0, 0.0, 0.12, 0.12]), shapes) == 200
-    assert _token_of(torch.tensor([0.9, 0.9, 1.1, 1.1]), shapes) == 249
+def test_draw_shows_a_layer_and_a_view_steps_through_them(detector, result):
+    points = sampling_points(detector, result)
+    drawn = [points.draw(layer) for layer in (0, -1)]
+    assert [image.size for image in drawn] == [(900, 540)] * 2 and drawn[0].tobytes() != drawn[1].tobytes()
+    view = points.view()
+    assert view.position.max == detector.model.config.dec_layers and view.caption.startswith("decoder layer 1 of")
+    view.step(1)
+    assert view.caption.startswith("decoder layer 2 of") and repr(view).startswith("View(layer 2")
+    assert not detector.model.decoder._forward_hooks and not detector.model._forward_hooks
+    assert encoder_attention(detector, result.image, (9, 9)).draw().size == (900, 540)
 
 
-def test_the_picture(detector, result):
-    pictures = [show_attention(detector, result, 0, part) for part in ("decoder", "encoder")]
-    assert [picture.size for picture in pictures] == [(900, 540)] * 2
-    assert pictures[0].tobytes() != pictures[1].tobytes()
-    assert not detector.model.decoder.layers[-1].cross_attn._forward_pre_hooks
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [({"part": "neck"}, "decoder"), ({"index": 9999}, "no detection 9999"), ({"layer": 7}, "layer 7")],
-)
-def test_what_is_not_there_is_said(detector, result, options, words):
-    with pytest.raises(UserError, match=words):
-        show_attention(detector, result, **options)
+def test_what_is_not_there_is_said(detector, result):
+    with pytest.raises(UserError, match="no detection 9999"):
+        sampling_points(detector, result, 9999)
+    with pytest.raises(UserError, match="no decoder layer 7"):
+        sampling_points(detector, result).draw(7)
+    with pytest.raises(UserError, match="outside the image of 200 x 120"):
+        encoder_attention(detector, result, (500, 5))
+    with pytest.raises(UserError, match="no feature map 9"):
+        encoder_attention(detector, result, (5, 5), level=9)
