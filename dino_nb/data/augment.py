@@ -156,7 +156,8 @@ _STEPS: dict[str, Callable[[], Callable[..., Any]]] = {
     "affine": lambda: KeepVisible(v2.RandomApply([_affine()], 0.5)),
     "turns": lambda: RandomTurn((1, 3, 6, 8)),
     "vertical_flip": lambda: v2.RandomVerticalFlip(0.5),
-    "photometric": lambda: v2.RandomPhotometricDistort(),
+    # torchvision's RandomPhotometricDistort also exchanges colour channels: too much where colour tells the classes
+    "photometric": lambda: v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.4, 0.03)], 0.7),
     "blur": lambda: v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], 0.2),
     "jpeg": lambda: v2.RandomApply([v2.JPEG((40, 90))], 0.2),
 }
