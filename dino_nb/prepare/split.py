@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dino_nb.errors import UserError
 from dino_nb.prepare.equal import same_bytes
 from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.similar import groups_of_similar
 from dino_nb.prepare.table import ImageRow
 
 
@@ -48,7 +49,13 @@ def divide(
         return images, False
     open_ = [i for i, image in enumerate(images) if image.split != "test"]
     order = sorted(open_, key=lambda i: images[i].file)
-    items = [(keys[i], {box.name for box in images[i].boxes}) for i in order]
+    files = [images[i].file for i in order]
+    groups = groups_of_similar([source.paths[file] for file in files], files, progress)
+    same: dict[Hashable, int] = {}  # equal bytes belong together even where they tell nothing, as in a flat image
+    groups = [same.setdefault(keys[i], group) for i, group in zip(order, groups)]
+    items = [(group, {box.name for box in images[i].boxes}) for group, i in zip(groups, order)]
+    if twins := len(groups) - len(set(groups)):
+        source.note(f"{twins:,} images look nearly like others, and are on the same side of train and val as these.")
     val = {order[i] for i in stratified(items, val_fraction, seed)}
     for i in open_:
         images[i].split = "val" if i in val else "train"
