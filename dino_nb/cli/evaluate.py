@@ -4,6 +4,7 @@
   dino-nb eval COCODIR dino-4scale-r50-12ep --split test --output_dir logs/DINO/R50-MS4-test
   torchrun --nproc-per-node 8 -m dino_nb eval COCODIR checkpoint0011_4scale.pth
   dino-nb eval COCODIR checkpoint0011_4scale.pth --slurm --gpus 8
+  dino-nb eval COCODIR mine.pth --against yours.pth --store_threshold
 
 CHECKPOINT is a file (published or made here), a name that `dino-nb zoo` lists, or dino-tiny. The published spelling
 `-c DINO_4scale --coco_path COCODIR --resume CHECKPOINT --eval --options key=value ...` is understood too; the
@@ -12,12 +13,17 @@ architecture is read off the checkpoint, and -c is checked against it.
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
 from dino_nb import distributed
+from dino_nb.checkpoints.checkpoint import store_thresholds
 from dino_nb.cli.parser import add_options, add_unused
 from dino_nb.cli.published import apply_options, check_architecture
+from dino_nb.errors import UserError
+from dino_nb.evaluation.coco import LIBRARIES
+from dino_nb.evaluation.compare import compare
 from dino_nb.evaluation.evaluate import EvalResult, as_model, evaluate
 from dino_nb.training import slurm
 
@@ -46,11 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     parser.add_argument("--no_check", action="store_true", help="do not check the data set first")
+    parser.add_argument("--threshold", type=float, help="count errors from this score (default: the best F1's)")
+    parser.add_argument("--store_threshold", action="store_true", help="write the best thresholds into CHECKPOINT")
+    parser.add_argument("--against", metavar="B", help="a checkpoint or saved results.json to compare with")
+    parser.add_argument("--compare_precision", action="store_true", help="measure float32 and half precision")
+    parser.add_argument("--metrics", choices=LIBRARIES, default=LIBRARIES[0], help="(default: %(default)s)")
     published = parser.add_argument_group("published spelling")
     published.add_argument("-c", "--config_file", metavar="NAME", help="DINO_4scale, ...: checked, not needed")
     add_options(published, "num_select=...; others are checked")
     published.add_argument("--coco_path", metavar="COCODIR")
-    published.add_argument("--resume", metavar="CHECKPOINT")
+    parser.add_argument(
+        "--resume",
+        metavar="CHECKPOINT",
+        nargs="?",
+        const=True,
+        help="go on with an interrupted evaluation in --output_dir; with a value the published spelling of CHECKPOINT",
+    )
     published.add_argument("--eval", action="store_true", help="accepted; this command does nothing else")
     add_unused(parser)
     slurm.add_arguments(parser)
@@ -60,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     # `eval CHECKPOINT --coco_path DIR` and `eval COCODIR --resume FILE` leave one positional argument for the other
     given = [p for p in (args.cocodir, args.checkpoint) if p is not None]
     cocodir = args.coco_path if args.coco_path is not None else given.pop(0) if given else None
-    checkpoint = args.resume if args.resume is not None else given.pop(0) if given else None
+    if isinstance(args.resume, str) and Path(args.resume).is_dir():  # `eval --resume COCODIR CHECKPOINT`
+        cocodir, given, args.resume = args.resume, [p for p in (cocodir, *given) if p is not None], True
+    checkpoint = args.resume if isinstance(args.resume, str) else given.pop(0) if given else None
     if cocodir is None or checkpoint is None or given:
         wrong = f"what is {given[0]!r}?" if given else f"no {'COCODIR' if cocodir is None else 'CHECKPOINT'} is named."
         print(f"dino-nb eval: {wrong} Usage: dino-nb eval COCODIR CHECKPOINT (--help tells more)", file=sys.stderr)
@@ -68,13 +87,35 @@ def run(args: argparse.Namespace) -> int:
     if args.slurm:
         slurm.submit(run, args, args.output_dir, resumes=False)
         return 0
+    if args.store_threshold and not Path(checkpoint).is_file():
+        raise UserError(f"thresholds are stored in a checkpoint file of yours, and there is no file {checkpoint}.")
     with distributed.session() as device:
-        result = _evaluate(args, cocodir, checkpoint, args.device or device)
+        device = args.device or device
+        if args.compare_precision and str(device) == "cpu":
+            raise UserError("--compare_precision needs a GPU: a CPU computes in float32 alone.")
+        folder, amp = Path(args.output_dir), args.amp and not args.compare_precision
+        result = _evaluate(args, cocodir, checkpoint, device, folder, amp)
         distributed.print_main(result)
+        other: str | EvalResult | None = None
+        if args.compare_precision:
+            other, result = result, _evaluate(args, cocodir, checkpoint, device, folder / "half_precision", True)
+        elif args.against and (Path(args.against).is_dir() or args.against.endswith(".json")):
+            other = args.against
+        elif args.against:
+            other = _evaluate(args, cocodir, args.against, device, folder / "against", args.amp)
+        if distributed.is_main() and other is not None:
+            comparison = compare(other, result, cocodir, split=args.split)
+            comparison.write(folder)
+            print(f"\n{comparison}")
+        if distributed.is_main() and args.store_threshold:
+            store_thresholds(checkpoint, result.thresholds.to_dict())
+            print(f"stored in {checkpoint}: threshold {result.thresholds.best:.3f}")
     return 0
 
 
-def _evaluate(args: argparse.Namespace, cocodir: str, checkpoint: str, device: str | torch.device) -> EvalResult:
+def _evaluate(
+    args: argparse.Namespace, cocodir: str, checkpoint: str, device: str | torch.device, folder: Path, amp: bool
+) -> EvalResult:
     if not distributed.is_main():
         distributed.barrier()  # the main process fetches the checkpoint, the others find it fetched
     model = as_model(checkpoint, device)
@@ -90,12 +131,15 @@ def _evaluate(args: argparse.Namespace, cocodir: str, checkpoint: str, device: s
         model,
         split=args.split,
         batch_size=args.batch_size,
-        output_dir=args.output_dir,
+        output_dir=folder,
         check=not args.no_check,
-        amp=args.amp,
+        amp=amp,
         num_workers=args.num_workers,
         input_size=args.input_size,
         classes=args.classes,
         limit=args.limit,
+        threshold=args.threshold,
+        metrics=args.metrics,
+        resume=args.resume is True or distributed.is_restart(),
         name=checkpoint,
     )

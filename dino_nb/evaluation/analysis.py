@@ -91,21 +91,16 @@ def analyse_errors(
 
 def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
     """Everything that an `Analysis` has. ``threshold``: count detections from this score; default: the best F1's."""
-    thresholds = find_thresholds(scores)
-    threshold = thresholds.best if threshold is None else float(threshold)
+    thresholds = find_thresholds(scores, threshold)
+    threshold = thresholds.used
     table = scores.found.table
     every = scores.evaluator if scores.library == "hotcoco" else evaluate_boxes(scores.data, table)
     certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
-    found = certain.image_diagnostics(_GOOD, threshold)["img_summary"]
-    nothing = {"tp": 0, "fp": 0, "fn": 0, "f1": 1.0}
-    images = {}
-    for number, image_id in enumerate(scores.found.image_ids, 1):
-        one = found.get(number, nothing)
-        images[image_id] = {"correct": one["tp"], "wrong": one["fp"], "missed": one["fn"], "f1": one["f1"]}
+    images = image_counts(scores, threshold, certain)
     counted = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
     counts = {"correct": sum(i["correct"] for i in images.values())}
     counts |= {kind: int(counted[tide]) for kind, (tide, _) in KINDS.items()}
-    best = _best_of_each_image(table)
+    best = best_of_each_image(table)
     tide = evaluate_boxes(scores.data, best).tide_errors(_GOOD, _BACKGROUND)
     cost = {kind: max(0.0, tide["delta_ap"][name]) for kind, (name, _) in KINDS.items()}
     pairs, label_errors = _pairs(scores, threshold)
@@ -115,6 +110,17 @@ def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
     result = Analysis(*given, confusion, pairs, where, label_errors)
     np.add.at(confusion, result._cells(), 1)
     return result
+
+
+def image_counts(scores: Scores, threshold: float, evaluator: Any = None) -> dict[Any, dict[str, float]]:
+    """Image id -> ``correct``, ``wrong``, ``missed`` and ``f1`` of its detections from ``threshold``, at IoU 0.5."""
+    table = scores.found.table
+    evaluator = evaluator or evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
+    found = evaluator.image_diagnostics(_GOOD)["img_summary"]
+    nothing = {"tp": 0, "fp": 0, "fn": 0, "f1": 1.0}
+    counts = [found.get(number, nothing) for number in range(1, len(scores.found.image_ids) + 1)]
+    keys = {"correct": "tp", "wrong": "fp", "missed": "fn", "f1": "f1"}
+    return {i: {name: one[key] for name, key in keys.items()} for i, one in zip(scores.found.image_ids, counts)}
 
 
 def _take(values, rows, otherwise):
@@ -205,7 +211,7 @@ def _where(scores, every):
     return [row for row in rows if row["count"]]
 
 
-def _best_of_each_image(table):
+def best_of_each_image(table: np.ndarray) -> np.ndarray:
     """The rows of the best 100 detections per image: what TIDE looks at, in a third of the memory."""
     order = np.lexsort((-table[:, 5], table[:, 0]))
     image = table[order, 0]

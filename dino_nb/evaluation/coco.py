@@ -18,6 +18,7 @@ from dino_nb.errors import UserError
 # In pycocotools' order. APs/APm/APl: objects below 32x32, up to 96x96 and above; AR1/10/100: by detections kept.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 LIBRARIES = ("hotcoco", "pycocotools")
+IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
 MAX_DETECTIONS = 100  # per image and class: what lies beyond is not scored
 
 
@@ -207,8 +208,7 @@ def ceiling(coco_gt: Any, image_ids: Iterable[Any] | None = None) -> float:
     for (category, _), n in counts.items():
         total[category] += n
         within[category] += min(n, MAX_DETECTIONS)
-    recalls = np.linspace(0, 1, 101)
-    return _mean(np.array([(recalls <= within[c] / total[c]).mean() for c in total]))
+    return _mean(np.array([(within[c] / total[c] >= RECALLS).mean() for c in total]))
 
 
 def _only(found: Detections, image_ids: list, category_ids: list) -> Detections:

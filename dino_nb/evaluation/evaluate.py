@@ -143,7 +143,8 @@ def evaluate(
         input_size: (short side, limit of the long side) in pixels. Default: the model's own, 800 / 1333 if published.
         classes: ``auto``, ``name`` or ``id``: see ``dino_nb.data.classes.match_classes``.
         limit: evaluate the first so many images only.
-        threshold: count errors from this score, 0..1. Default: the one of the highest F1.
+        threshold: count errors from this score, 0..1. Default: the one that the checkpoint stores, else the one of
+            the highest F1.
         metrics: ``hotcoco``, or ``pycocotools`` (the same numbers, much slower).
         resume: go on with an interrupted evaluation in ``output_dir``.
         progress: show a progress bar.
@@ -165,6 +166,8 @@ def evaluate(
         raise UserError("resume needs the output_dir of the interrupted evaluation.")
     model = as_model(checkpoint, device)
     input_size = tuple(input_size or model.input_size)
+    if threshold is None:
+        threshold = (getattr(model, "thresholds", None) or {}).get("overall")
     if check:
         distributed.run_on_main(_check, cocodir, split, progress)
     dataset = CocoDataset(cocodir, split, eval_transform(*input_size))

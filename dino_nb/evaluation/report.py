@@ -36,6 +36,7 @@ _MEANING = {
     "ARl": "recall, large objects",
 }
 _COLUMNS = ("images", "objects", "AP", "AP50", "AP75", "AR100")
+_THRESHOLD = ("used", "precision", "recall", "f1", "best", "best_f1", "curves")
 _NOTHING = "There are no annotations, so nothing was scored."
 _CLASSES, _CELLS, _CROPS, _LABELS, _WORST = 20, 12, 6, 24, 6  # shown at most, which bounds the size of the page
 
@@ -83,13 +84,13 @@ def numbers(result: Any) -> list[Block]:
 def threshold(result: Any) -> list[Block]:
     """Which score to cut at."""
     found = result.thresholds
-    rates = f"precision {found.precision:.3f}, recall {found.recall:.3f}"
-    lines = [f"Best F1 {found.f1:.3f} from score {found.best:.3f}: {rates}."]
+    lines = [f"At {found.used:.3f}: precision {found.precision:.3f}, recall {found.recall:.3f}, F1 {found.f1:.3f}."]
+    lines += [f"The best F1, {found.best_f1:.3f}, is at {found.best:.3f}."] if found.used != found.best else []
     keys = ("precision", "recall", "f1")
     series = [(k, found.curves["score"], found.curves[k], c) for k, c in zip(keys, COLORS)]
-    rows = [(r["name"], r["precision"], r["recall"], r["f1_at_best"], r["threshold"], r["f1"]) for r in found.rows]
-    heads = ("class", "precision", "recall", "F1", "own threshold", "F1 there")
-    curves = Curves("All classes, over the threshold", series, "threshold (dashed: the best)", found.best)
+    rows = [(r["name"], *(r[k] for k in (*keys, "threshold", "best_f1"))) for r in found.rows]
+    heads = ("class", "precision", "recall", "F1", "own best threshold", "F1 there")
+    curves = Curves("All classes, over the threshold", series, "threshold (dashed: the one in use)", found.used)
     return [Lines([*lines, found.calibration()]), curves, Table(heads, rows, 1000)]
 
 
@@ -234,8 +235,7 @@ def to_dict(result: Any) -> dict[str, Any]:
         for i, j in np.argwhere(found.confusion).tolist()
     ]
     return report | {
-        "threshold": {"used": found.threshold, "best": thresholds.best, "precision": thresholds.precision}
-        | {"recall": thresholds.recall, "f1": thresholds.f1, "curves": thresholds.curves},
+        "threshold": {k: getattr(thresholds, k) for k in _THRESHOLD},
         "calibration": {"error": thresholds.calibration_error, "bins": thresholds.reliability},
         "errors": {"counts": found.counts, "cost_in_AP50": found.cost, "AP50": found.ap50},
         "where": found.where,
@@ -318,7 +318,7 @@ def _class_rows(result):
     rows = [{**row, "matched": row["id"] in result.match.label_of} for row in result.per_class]
     if not _objects(result):
         return rows
-    own = ("threshold", "f1", "precision", "recall")
+    own = ("threshold", "best_f1", "precision", "recall", "f1")
     return [{**row, **{k: t[k] for k in own}} for row, t in zip(rows, result.thresholds.rows)]
 
 

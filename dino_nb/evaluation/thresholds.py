@@ -16,10 +16,10 @@ class Thresholds:
     """What :func:`find_thresholds` returns.
 
     Attributes:
-        best: the threshold of the highest F1, all classes pooled.
-        precision, recall, f1: at ``best``, 0..1.
-        rows: a dict per class: ``name``, ``objects``; ``threshold`` and ``f1``, its own best; ``precision``,
-            ``recall``, ``f1_at_best`` at the overall ``best``. A class without a right detection takes ``best``.
+        best: the threshold of the highest F1, ``best_f1``, all classes pooled.
+        used: the threshold that was given, else ``best``; ``precision``, ``recall``, ``f1`` at it, 0..1.
+        rows: a dict per class: ``name``, ``objects``; ``threshold`` and ``best_f1``, its own; ``precision``,
+            ``recall``, ``f1`` at ``used``. A class without a right detection takes the overall ``best``.
         curves: ``score`` (0, 0.01, ..., 1), ``precision``, ``recall``, ``f1``, all classes pooled; precision is -1
             where nothing scores as high.
         reliability: for scores 0..0.1, 0.1..0.2, ...: ``count``, their mean ``score``, and the share that is ``right``.
@@ -27,6 +27,8 @@ class Thresholds:
     """
 
     best: float
+    best_f1: float
+    used: float
     precision: float
     recall: float
     f1: float
@@ -57,49 +59,45 @@ class Thresholds:
         return {"overall": self.best, "per_class": self.per_class}
 
 
-def find_thresholds(scores: Scores) -> Thresholds:
-    """The thresholds of the highest F1. ``scores``: what ``dino_nb.evaluation.coco.score`` returned."""
+def find_thresholds(scores: Scores, used: float | None = None) -> Thresholds:
+    """The thresholds of the highest F1, and what precision and recall are at the one that is ``used``.
+
+    ``scores``: what ``dino_nb.evaluation.coco.score`` returned.
+    """
     status = match_all(scores)
     counted = status != CROWD
     certain, right = scores.found.table[counted, 5], status[counted] >= 0
     category = scores.found.table[counted, 6].astype(np.int64)
     objects = sum(row["objects"] for row in scores.per_class)
-    best = best_f1(certain, right, objects)
-    overall = 0.5 if best is None else best[0]
+    best, f1 = best_f1(certain, right, objects) or (0.5, 0.0)
+    used = best if used is None else float(used)
     rows = []
     order = np.argsort(category, kind="stable")
     starts = np.searchsorted(category[order], np.arange(len(scores.per_class) + 1))
     for i, row in enumerate(scores.per_class):
         own = order[starts[i] : starts[i + 1]]
-        threshold, f1 = best_f1(certain[own], right[own], row["objects"]) or (overall, 0.0)
-        here = rates_at(certain[own], right[own], row["objects"], overall)
-        here["f1_at_best"] = here.pop("f1")
-        rows.append({"name": row["name"], "objects": row["objects"], "threshold": threshold, "f1": f1, **here})
+        threshold, own_f1 = best_f1(certain[own], right[own], row["objects"]) or (best, 0.0)
+        here = rates_at(certain[own], right[own], row["objects"], used)
+        rows.append({"name": row["name"], "objects": row["objects"], "threshold": threshold, "best_f1": own_f1, **here})
     every = [rates_at(certain, right, objects, s) for s in GRID]
     curves = {"score": GRID.tolist(), **{key: [one[key] for one in every] for key in ("precision", "recall", "f1")}}
     bins = np.clip((certain * 10).astype(np.int64), 0, 9)
     n, score, hits = (np.bincount(bins, weights, 10) for weights in (None, certain, right))
     error = float(np.abs(score - hits).sum() / max(1, len(bins)))
     reliability = [{"count": int(c), "score": a / c, "right": b / c} for c, a, b in zip(n, score, hits) if c]
-    return Thresholds(
-        overall,
-        **rates_at(certain, right, objects, overall),
-        rows=rows,
-        curves=curves,
-        reliability=reliability,
-        calibration_error=error,
-    )
+    now = rates_at(certain, right, objects, used)
+    return Thresholds(best, f1, used, **now, rows=rows, curves=curves, reliability=reliability, calibration_error=error)
 
 
-def match_all(scores: Scores) -> np.ndarray:
-    """For each detection the row of ``scores.truth`` that it takes at IoU 0.5, -1 for none, -2 for a crowd."""
+def match_all(scores: Scores, iou: float = 0.5) -> np.ndarray:
+    """For each detection the row of ``scores.truth`` that it takes, -1 for none, -2 for a crowd."""
     found, truth = scores.found.table, scores.truth
     status = np.full(len(found), -1)
     for mine, objects in by_image(scores):
         if len(mine) and len(objects):
-            boxes = to_corners(found[mine])
+            boxes, crowd = to_corners(found[mine]), truth[objects, 6] > 0
             taken = match_image(
-                boxes, found[mine, 6], found[mine, 5], truth[objects, 1:5], truth[objects, 5], truth[objects, 6] > 0
+                boxes, found[mine, 6], found[mine, 5], truth[objects, 1:5], truth[objects, 5], crowd, iou
             )
             status[mine] = np.where(taken >= 0, objects[np.maximum(taken, 0)], taken)
     return status

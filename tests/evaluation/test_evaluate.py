@@ -219,3 +219,24 @@ def test_command_line_errors(sample, tmp_path, capsys, arguments, code, message)
     assert main(["eval", *arguments, "-o", str(tmp_path / "out")]) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_command_compares_and_stores_the_threshold(sample, tmp_path, capsys, tiny):
+    file = dino_nb.checkpoints.checkpoint.save_checkpoint(tmp_path / "mine.pth", tiny.model)
+    common = ["--device", "cpu", "--no_check", "-o", str(tmp_path / "out")]
+    assert main(["eval", str(sample), str(file), *common, "--store_threshold", "--against", "dino-tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "AP +0.0 [+0.0, +0.0]: the two cannot be told apart on 6 images." in out
+    stored = dino_nb.load(str(file), "cpu").model.thresholds
+    assert f"stored in {file}: threshold {stored['overall']:.3f}" in out and set(stored["per_class"]) == set(CLASSES)
+    assert {p.name for p in (tmp_path / "out").glob("comparison.*")} == {
+        *("comparison.html", "comparison.txt", "comparison.json")
+    }
+    result = dino_nb.evaluate(sample, str(file), check=False, progress=False, threshold=None)
+    assert result.thresholds.used == stored["overall"]  # what the checkpoint stores is used
+    saved = str(tmp_path / "out")
+    assert main(["eval", str(sample), "dino-tiny", *common[:-1], str(tmp_path / "b"), "--against", saved]) == 0
+    assert main(["eval", str(sample), "dino-tiny", *common, "--store_threshold"]) == 1
+    assert main(["eval", str(sample), "dino-tiny", *common, "--compare_precision"]) == 1
+    errors = capsys.readouterr().err
+    assert "there is no file dino-tiny" in errors and "needs a GPU" in errors

@@ -58,13 +58,17 @@ def case(objects, detections):
 
 def test_f1_by_hand():
     # by score: right .9, wrong .8, right .6, wrong .4; three objects
-    found = find_thresholds(case([(1, 0), (1, 50), (2, 0)], [(1, 0, 0.9), (1, 200, 0.8), (1, 50, 0.6), (2, 90, 0.4)]))
+    scores = case([(1, 0), (1, 50), (2, 0)], [(1, 0, 0.9), (1, 200, 0.8), (1, 50, 0.6), (2, 90, 0.4)])
+    found = find_thresholds(scores)
     assert found.best == pytest.approx(0.5)  # 2 right of 3, 2 of 3 found: F1 2/3, halfway between .6 and .4
     assert (found.precision, found.recall, found.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     cat, dog = found.rows
-    assert cat["threshold"] == pytest.approx(0.3) and cat["f1"] == pytest.approx(0.8)
+    assert cat["threshold"] == pytest.approx(0.3) and cat["best_f1"] == pytest.approx(0.8)
     assert (cat["precision"], cat["recall"]) == pytest.approx((2 / 3, 1))
     assert (dog["threshold"], dog["f1"], dog["recall"], dog["precision"]) == (found.best, 0, 0, -1)
+    at = find_thresholds(scores, 0.85)
+    assert (at.used, at.best, at.best_f1) == (0.85, found.best, found.f1)
+    assert (at.precision, at.recall, at.rows[0]["recall"]) == pytest.approx((1, 1 / 3, 1 / 2))
     at = dict(zip(found.curves["score"], found.curves["precision"]))
     assert (at[0.0], at[0.7], at[0.85], at[0.95]) == pytest.approx((0.5, 0.5, 1, -1))
     assert found.to_dict() == {"overall": found.best, "per_class": {"cat": cat["threshold"], "dog": found.best}}
