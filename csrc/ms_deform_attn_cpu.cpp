@@ -228,8 +228,9 @@ struct alignas(64) Block {
       const Axis<A> ay = axis(y[i] * p.scale_y[i] + p.base_y[i], p.height[i]);
       const SampleGrad<A> g = sample_grad(ax, ay, dots[4 * i], dots[4 * i + 1], dots[4 * i + 2], dots[4 * i + 3]);
       grad_weight[i] = g.weight;
-      grad_x[i] = g.x * weight[i] * p.scale_x[i];
-      grad_y[i] = g.y * weight[i] * p.scale_y[i];
+      // outside, the scale may be NaN, as its reference box is
+      grad_x[i] = inside[i] ? g.x * weight[i] * p.scale_x[i] : A(0);
+      grad_y[i] = inside[i] ? g.y * weight[i] * p.scale_y[i] : A(0);
     }
   }
 };
@@ -569,7 +570,9 @@ struct Call {  // contiguous copies where needed, kept alive while pointers into
 
 Tensor run_forward(const Call& call) {
   const Problem& p = call.problem;
-  Tensor out = torch::stable::new_empty(call.value, {p.batch, p.queries, p.heads * p.channels});
+  const std::vector<int64_t> shape = {p.batch, p.queries, p.heads * p.channels};
+  if (p.samples() == 0) return torch::stable::new_zeros(call.value, shape);
+  Tensor out = torch::stable::new_empty(call.value, shape);
   if (out.numel() == 0) return out;
   dispatch(call.value.scalar_type(), [&](auto zero) {
     using T = decltype(zero);

@@ -437,8 +437,9 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
         if (!valid || k >= p.samples) continue;
         const A* d = dots + 4 * s;
         const SampleGrad<A> g = sample_grad(sample[j].x, sample[j].y, d[0], d[1], d[2], d[3]);
-        write(p.grad_coordinates, 2 * (first + k), g.x * weight[j] * sample[j].scale_x);
-        write(p.grad_coordinates, 2 * (first + k) + 1, g.y * weight[j] * sample[j].scale_y);
+        const bool inside = sample[j].inside();  // outside, the scale may be NaN, as its reference box is
+        write(p.grad_coordinates, 2 * (first + k), inside ? g.x * weight[j] * sample[j].scale_x : A(0));
+        write(p.grad_coordinates, 2 * (first + k) + 1, inside ? g.y * weight[j] * sample[j].scale_y : A(0));
         write(p.grad_weights, first + k, g.weight);
         mean += weight[j] * g.weight;
       }
@@ -593,10 +594,10 @@ void dispatch(const Tensor& value, F&& f) {
   }
 }
 
-cudaStream_t current_stream(const Tensor& t) {
-  void* stream = nullptr;
-  if (aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream)) fail("PyTorch has no current CUDA stream");
-  return static_cast<cudaStream_t>(stream);
+// Before the first launch: the error of an earlier call would otherwise be taken for one of this.
+void expect_no_error() {
+  const cudaError_t error = cudaPeekAtLastError();
+  if (error != cudaSuccess) fail("an earlier CUDA call failed: ", cudaGetErrorString(error));
 }
 
 void expect_launched() {
@@ -604,10 +605,19 @@ void expect_launched() {
   if (error != cudaSuccess) fail("the CUDA kernel did not start: ", cudaGetErrorString(error));
 }
 
+cudaStream_t current_stream(const Tensor& t) {
+  expect_no_error();
+  void* stream = nullptr;
+  if (aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream)) fail("PyTorch has no current CUDA stream");
+  return static_cast<cudaStream_t>(stream);
+}
+
 Tensor run_forward(Call& call) {
   const Problem& q = call.problem;
   const DeviceGuard guard(call.value.get_device_index());
-  Tensor out = torch::stable::new_empty(call.value, {q.batch, q.queries, q.heads * q.channels});
+  const std::vector<int64_t> shape = {q.batch, q.queries, q.heads * q.channels};
+  if (q.samples() == 0) return torch::stable::new_zeros(call.value, shape);
+  Tensor out = torch::stable::new_empty(call.value, shape);
   if (out.numel() == 0) return out;
   Params& p = call.params;
   p.out = static_cast<char*>(out.mutable_data_ptr());
@@ -676,9 +686,11 @@ Gradients run_backward(Call& call, const Tensor& grad_output, bool deterministic
                              : torch::stable::new_zeros(call.value, {q.batch, q.cells, q.heads, q.channels},
                                                         accumulate_type(type));
   Tensor grad_coordinates = torch::stable::empty_like(call.coordinates);
-  Tensor grad_weights = torch::stable::empty_like(call.weights);
   // the kernel reads these back on its way through the softmax: 16 bits would be too few for that
-  if (q.kind && is_16_bit(weight_type)) grad_weights = torch::stable::to(grad_weights, ScalarType::Float);
+  const bool widen = q.kind && is_16_bit(weight_type);
+  Tensor grad_weights = torch::stable::new_empty(
+      call.weights, {q.batch, q.queries, q.heads, static_cast<int64_t>(q.levels.size()), q.points},
+      widen ? ScalarType::Float : weight_type);
   if (any) {
     Params& p = call.params;
     p.grad_output = static_cast<const char*>(grad.const_data_ptr());

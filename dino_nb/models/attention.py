@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dino_nb.ops import ms_deform_attn_fused
+from dino_nb.ops import fused_unchecked
 
 
 class MSDeformAttn(nn.Module):
@@ -69,4 +69,4 @@ class MSDeformAttn(nn.Module):
             value = value.masked_fill(key_padding_mask[..., None], 0)
         value = value.unflatten(-1, (self.n_heads, -1))  # [bs, S, M, C / M]
         offsets, logits = self.offsets_and_logits(query)
-        return self.output_proj(ms_deform_attn_fused(value, spatial_shapes, reference_points, offsets, logits))
+        return self.output_proj(fused_unchecked(value, spatial_shapes, reference_points, offsets, logits))

@@ -51,6 +51,7 @@ class DINO(nn.Module):
         class_names: one name per output (None for an output without a class), or None where not known.
         category_ids: the data set's own id per output, or None.
         input_size: (short side, maximum long side) in pixels that images are resized to.
+        thresholds: score thresholds chosen for it (``overall`` and ``per_class``), or None.
     """
 
     def __init__(self, config: ModelConfig, pretrained_backbone: bool | str | Path = False) -> None:
@@ -59,6 +60,8 @@ class DINO(nn.Module):
         self.class_names: list[str | None] | None = None
         self.category_ids: list[int | None] | None = None
         self.input_size: tuple[int, int] = (800, 1333)
+        self.thresholds: dict | None = None
+        self.official_names: frozenset[str] | None = None  # of the published file that it was read from
         c = config.hidden_dim
         self.backbone = Backbone(config.backbone, config.return_interm_indices, config.drop_path, pretrained_backbone)
         self.input_proj = InputProj(self.backbone.channels, c, config.num_feature_levels)

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,18 +22,19 @@ import torch
 
 from dino_nb import files
 from dino_nb.errors import UserError, did_you_mean
-from dino_nb.ops import toolchain
-from dino_nb.ops.toolchain import BuildError
+from dino_nb.ops import reference, toolchain
+from dino_nb.ops.toolchain import BuildError, Target
 
 MODES = ("auto", "native", "torch")
 PREBUILT = Path(__file__).parent / "prebuilt"  # libraries that came with a wheel
 
 _lock = threading.RLock()
-_loaded = {}  # device -> sentence about the library in use
-_failed = {}  # device -> why there is none
+_loaded: dict[str, str] = {}  # device -> sentence about the library in use
+registered: set[str] = set()  # devices whose kernels PyTorch knows, checked or still to be checked
+_failed: dict[str, str] = {}  # device -> why there is none
 
 
-def mode():
+def mode() -> str:
     """The value of ``DINO_NB_OPS``: "auto", "native" or "torch"."""
     chosen = os.environ.get("DINO_NB_OPS", "auto").lower()
     if chosen not in MODES:
@@ -41,7 +43,7 @@ def mode():
 
 
 @torch.compiler.assume_constant_result
-def is_native(device):
+def is_native(device: str) -> bool:
     """Whether calls on ``device`` ("cpu", "cuda", ...) go to the native op, which is built now if it has to be."""
     if device not in ("cpu", "cuda") or mode() == "torch":
         return False
@@ -51,7 +53,7 @@ def is_native(device):
     return device in _loaded
 
 
-def build(force=False):
+def build(force: bool = False) -> dict[str, str]:
     """Build (or find in the cache) and load the native op for the CPU and, if there is one, the GPU.
 
     Prints one line a device: what was done, for which architecture, in how many seconds, and the file.
@@ -78,7 +80,7 @@ def build(force=False):
     return status()
 
 
-def status():
+def status() -> dict[str, str]:
     """What is in use and why: a dict of sentences with the keys "mode", "cpu" and "cuda"."""
     result = {"mode": mode()}
     for device in ("cpu", "cuda"):
@@ -95,29 +97,35 @@ def status():
     return result
 
 
-def targets():
-    """The libraries that this machine needs: device -> :class:`dino_nb.ops.toolchain.Target`."""
-    found = {"cpu": toolchain.cpu_target(torch.backends.cpu.get_cpu_capability())}
-    if torch.cuda.is_available():
-        found["cuda"] = toolchain.cuda_target(torch.cuda.get_device_capability(), torch.version.cuda)
-    return found
+def target_of(device: str) -> Target:
+    """The library that this machine needs for ``device``, "cpu" or "cuda".
+
+    Raises:
+        BuildError: the GPU has no kernels here.
+    """
+    if device == "cpu":
+        return toolchain.cpu_target(torch.backends.cpu.get_cpu_capability())
+    if torch.version.cuda is None:
+        raise BuildError("this torch is built for ROCm or without GPUs, and the kernels are for CUDA")
+    gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+    return toolchain.cuda_target(gpus, torch.version.cuda)
 
 
-def _use(device, quiet):
+def _use(device: str, quiet: bool) -> None:
     """Make ``device`` native if possible; else warn once (or raise, if native was asked for)."""
     if device not in _loaded:
         _take(device, _attempt(device, force=False), quiet)
 
 
-def _attempt(device, force):
+def _attempt(device: str, force: bool) -> tuple[Target, Path, float | None] | Exception:
     """The (target, path, seconds or None if cached) of a device, or the BuildError that stands in the way."""
     try:
-        return _find_or_compile(targets()[device], force)
+        return _find_or_compile(target_of(device), force)
     except (BuildError, OSError) as error:
         return error
 
 
-def _take(device, result, quiet=False):
+def _take(device: str, result: tuple[Target, Path, float | None] | Exception, quiet: bool = False) -> None:
     """Load what :func:`_attempt` found, and remember it or the reason why not."""
     try:
         if isinstance(result, Exception):
@@ -126,6 +134,7 @@ def _take(device, result, quiet=False):
         if device not in _loaded:
             start = time.perf_counter()
             _load(path)
+            registered.add(device)
             _self_check(device)
             loading = time.perf_counter() - start
         else:
@@ -145,7 +154,7 @@ def _take(device, result, quiet=False):
             warnings.warn(f"{text}\nThe slower PyTorch path gives the same results.", stacklevel=2)
 
 
-def _find_or_compile(target, force):
+def _find_or_compile(target: Target, force: bool) -> tuple[Target, Path, float | None]:
     name = target.file_name()
     if not force and _intact(PREBUILT / name):
         return target, PREBUILT / name, None
@@ -161,7 +170,7 @@ def _find_or_compile(target, force):
         return target, path, time.perf_counter() - start
 
 
-def compile_to(target, path, torch_root):
+def compile_to(target: Target, path: Path, torch_root: Path) -> None:
     """Compile ``target`` and put the library at ``path`` with its checksum, atomically."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / path.name
@@ -171,7 +180,7 @@ def compile_to(target, path, torch_root):
         files.write_text(toolchain.checksum_file(path), toolchain.checksum(library) + "\n")
 
 
-def _intact(path):
+def _intact(path: Path) -> bool:
     """Whether ``path`` is a library all of whose bytes are there."""
     try:
         return toolchain.checksum_file(path).read_text().strip() == toolchain.checksum(path)
@@ -180,7 +189,7 @@ def _intact(path):
 
 
 @contextlib.contextmanager
-def _one_process(path):
+def _one_process(path: Path) -> Iterator[None]:
     """Hold a lock on ``path`` between processes, on systems and disks that know file locks."""
     try:
         import fcntl
@@ -193,10 +202,8 @@ def _one_process(path):
         yield
 
 
-def _load(path):
+def _load(path: Path) -> None:
     """Load a library into this process, which registers its kernels."""
-    from dino_nb.ops import library  # noqa: F401  defines the operators that the library implements
-
     try:
         torch.ops.load_library(str(path))
     except OSError:  # a mounted Drive may forbid to execute what lies on it
@@ -205,28 +212,31 @@ def _load(path):
 
 
 @torch.inference_mode(False)  # the first use is often inside a prediction, where gradients cannot be switched on
-def _self_check(device):
+def _self_check(device: str) -> None:
     """Compare forward and backward with the PyTorch reference on a tiny input.
+
+    The reference runs on the CPU: on CUDA ``grid_sample`` has no deterministic backward, and raises where one is asked
+    for.
 
     Raises:
         BuildError: they differ.
     """
-    from dino_nb.ops import reference
-
     generator = torch.Generator().manual_seed(0)
     value, offsets, logits, grad, points = (
-        torch.rand(shape, generator=generator).to(device)
+        torch.rand(shape, generator=generator)
         for shape in [(1, 26, 2, 8), (1, 3, 2, 2, 2, 2), (1, 3, 2, 2, 2), (1, 3, 16), (1, 3, 2, 2)]
     )
-    shapes = [(4, 5), (2, 3)]
+
+    def run(function: Callable, shapes: list, where: str) -> list[torch.Tensor]:
+        inputs = [x.detach().to(where).requires_grad_() for x in (value, offsets, logits)]
+        out = function(inputs[0], shapes, points.to(where), *inputs[1:])
+        return [x.cpu() for x in (out, *torch.autograd.grad(out, inputs, grad.to(where)))]
+
     # Hooks of its own for saved tensors: the first use may be within a gradient checkpoint, whose hooks count them.
     plain = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
-    with torch.enable_grad(), torch.autocast(device, enabled=False), plain:
-        inputs = [x.requires_grad_() for x in (value, offsets, logits)]
-        expected = reference.ms_deform_attn_fused(value, shapes, points, offsets, logits)
-        wanted = torch.autograd.grad(expected, inputs, grad)
-        got = torch.ops.dino_nb.ms_deform_attn_fused(value, [4, 5, 2, 3], points, offsets, logits)
-        gradients = torch.autograd.grad(got, inputs, grad)
-    for a, b in zip((got, *gradients), (expected, *wanted)):
+    with torch.enable_grad(), torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False), plain:
+        wanted = run(reference.ms_deform_attn_fused, [(4, 5), (2, 3)], "cpu")
+        got = run(torch.ops.dino_nb.ms_deform_attn_fused, [4, 5, 2, 3], device)
+    for a, b in zip(got, wanted):
         if not torch.allclose(a, b, rtol=1e-3, atol=1e-4):
             raise BuildError("it was built, but its results differ from PyTorch's by up to " + str((a - b).abs().max()))

@@ -6,13 +6,16 @@ head, Q queries, L levels, P points.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+Shapes = list[tuple[int, int]]
 
 
-def sampling_locations(reference_points, sampling_offsets, spatial_shapes):
+def sampling_locations(reference_points: Tensor, sampling_offsets: Tensor, spatial_shapes: Shapes) -> Tensor:
     """Where each query looks, in [0, 1] of each level (values outside look at nothing).
 
     Args:
-        reference_points: ``(N, Q, L, 2)`` xy, or ``(N, Q, L, 4)`` cxcywh, in [0, 1] of the padded picture.
+        reference_points: ``(N, Q, L, 2)`` xy, or ``(N, Q, L, 4)`` cxcywh, in [0, 1] of the padded image.
         sampling_offsets: ``(N, Q, M, L, P, 2)``; in pixels of the level for 2-d references, in 1/P of half the
             box size for 4-d references.
         spatial_shapes: list of L ``(h, w)``.
@@ -22,13 +25,16 @@ def sampling_locations(reference_points, sampling_offsets, spatial_shapes):
     """
     if reference_points.shape[-1] == 2:
         wh = torch.tensor([(w, h) for h, w in spatial_shapes], dtype=reference_points.dtype).to(reference_points.device)
-        return reference_points[:, :, None, :, None] + sampling_offsets / wh[:, None]
+        return reference_points[:, :, None, :, None] + sampling_offsets / wh.view(-1, 1, 2)
     points = sampling_offsets.shape[-2]
     xy, wh = reference_points[:, :, None, :, None].split(2, -1)
-    return xy + sampling_offsets / points * wh * 0.5
+    # a box of no finite size looks at nothing (wh - wh is NaN), and its offsets get a gradient of zero, not NaN
+    return xy + (wh - wh) + sampling_offsets / points * wh.nan_to_num(0, 0, 0) * 0.5
 
 
-def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
+def ms_deform_attn(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
     """Weighted sum of bilinear samples, one ``grid_sample`` a level (zero padding, ``align_corners=False``).
 
     16-bit values are computed in float32: a location rounded to 16 bits would be off by a noticeable part of a pixel.
@@ -61,7 +67,9 @@ def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
     return out.reshape(n, m * d, q).transpose(1, 2).contiguous().to(value.dtype)
 
 
-def ms_deform_attn_fused(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+def ms_deform_attn_fused(
+    value: Tensor, spatial_shapes: Shapes, reference_points: Tensor, sampling_offsets: Tensor, attention_logits: Tensor
+) -> Tensor:
     """The same from raw projections: softmax over the L * P points and the location arithmetic are inside.
 
     Args:

@@ -24,30 +24,41 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """One library to build: ``device`` "cpu" or "cuda", ``arch`` an instruction set or "sm_75", and torch's CUDA."""
+    """One library to build.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        arch: an instruction set, or GPU architectures: "sm_75", "sm_75+sm_90".
+        cuda_major: torch's CUDA, of a library for CUDA.
+    """
 
     device: str
     arch: str
     cuda_major: int | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.device} ({self.arch})"
 
     @property
-    def flags(self):
+    def flags(self) -> list[str]:
+        """What the compiler is told, but for files."""
         if self.device == "cuda":
-            number = self.arch.removeprefix("sm_")
-            return ["-std=c++17", "-O3", "-DUSE_CUDA", STABLE_ABI, f"-gencode=arch=compute_{number},code={self.arch}"]
+            numbers = [arch.removeprefix("sm_") for arch in self.arch.split("+")]
+            code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+            # and PTX, from which the driver makes code for any later GPU
+            code.append(f"-gencode=arch=compute_{numbers[0]},code=compute_{numbers[0]}")
+            return ["-std=c++17", "-O3", "-DUSE_CUDA", STABLE_ABI, *code]
         isa = dict(X86.values()).get(self.arch, ())
         # neither errno nor floating-point traps are ever looked at; without them floor() and selects vectorise
         return ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", STABLE_ABI, *isa]
 
     @property
-    def sources(self):
+    def sources(self) -> list[Path]:
+        """The source to compile first, then what it includes."""
         own = ["_cuda.cu", "_sort.cuh"] if self.device == "cuda" else ["_cpu.cpp"]
         return [csrc() / f"{NAME}{end}" for end in (*own, ".h")]
 
-    def file_name(self):
+    def file_name(self) -> str:
         """Name of the library: everything that its content depends on is in its hash."""
         digest = hashlib.sha256()
         for source in self.sources:
@@ -58,25 +69,34 @@ class Target:
         return f"{NAME}-{self.device}-{self.arch}-{digest.hexdigest()[:16]}.so"
 
 
-def csrc():
+def csrc() -> Path:
     """The folder of the sources: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return package / "csrc" if (package / "csrc").is_dir() else package.parent / "csrc"
 
 
-def cpu_target(capability):
+def cpu_target(capability: str) -> Target:
     """The target for a CPU that torch describes as ``capability`` (``torch.backends.cpu.get_cpu_capability()``)."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return Target("cpu", platform.machine())
     return Target("cpu", X86.get(capability, X86["DEFAULT"])[0])
 
 
-def cuda_target(capability, cuda_version):
-    """The target for a GPU of compute ``capability`` (major, minor) under a torch built with ``cuda_version``."""
-    return Target("cuda", f"sm_{capability[0]}{capability[1]}", int(cuda_version.split(".")[0]))
+def cuda_target(capabilities: list[tuple[int, int]], cuda_version: str) -> Target:
+    """The target for GPUs of these compute ``capabilities`` under a torch built with ``cuda_version``.
+
+    Raises:
+        BuildError: they are too old.
+    """
+    new = sorted({capability for capability in capabilities if capability >= (7, 0)})
+    if not new:
+        had = ", ".join(f"{major}.{minor}" for major, minor in capabilities)
+        raise BuildError(f"the kernels need a GPU of compute capability 7.0 or newer, and here is {had or 'none'}")
+    arch = "+".join(f"sm_{major}{minor}" for major, minor in new)
+    return Target("cuda", arch, int(cuda_version.split(".")[0]))
 
 
-def find_cxx():
+def find_cxx() -> str:
     """Path of the C++ compiler: ``$CXX``, or the first of c++, g++, clang++."""
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         if path := shutil.which(name):
@@ -84,7 +104,7 @@ def find_cxx():
     raise BuildError("there is no C++ compiler: neither $CXX nor c++, g++ or clang++ on the PATH")
 
 
-def find_nvcc(cuda_major):
+def find_nvcc(cuda_major: int | None) -> str:
     """Path of an nvcc whose major version is ``cuda_major``: in ``$CUDA_HOME``, on the PATH, in /usr/local/cuda."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     candidates = [Path(home) / "bin" / "nvcc" for home in homes if home]
@@ -109,7 +129,7 @@ def find_nvcc(cuda_major):
     raise BuildError("there is no nvcc: neither in $CUDA_HOME nor on the PATH nor in /usr/local/cuda")
 
 
-def compile_library(target, out, torch_root):
+def compile_library(target: Target, out: Path, torch_root: str | Path) -> None:
     """Compile ``target`` to the file ``out`` against the torch in the folder ``torch_root``.
 
     Raises:
@@ -130,11 +150,11 @@ def compile_library(target, out, torch_root):
         raise BuildError(f"{Path(command[0]).name} failed for {target}:\n{tail}")
 
 
-def checksum(library):
+def checksum(library: str | Path) -> str:
     """Hex SHA-256 of a library's bytes."""
     return hashlib.sha256(Path(library).read_bytes()).hexdigest()
 
 
-def checksum_file(library):
+def checksum_file(library: str | Path) -> Path:
     """Where the checksum of a library is kept; written last, so that a library without one is not whole."""
     return Path(library).with_suffix(".sha256")

@@ -21,7 +21,7 @@ def command(arch, cuda_major, out):
 
 @functools.cache
 def _ops():
-    target = toolchain.cuda_target(torch.cuda.get_device_capability(), torch.version.cuda)
+    target = toolchain.cuda_target([torch.cuda.get_device_capability()], torch.version.cuda)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "published_design.so"
         subprocess.run([*command(target.arch, target.cuda_major, library), "-ltorch_cuda"], check=True)

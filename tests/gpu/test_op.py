@@ -59,14 +59,15 @@ def test_deterministic_mode(deterministic, d, dtype, tolerance):
     _check(d=d, q=300, dtype=dtype, tolerance=tolerance)
 
 
-def test_encoder_of_a_whole_picture():
+def test_encoder_of_a_whole_image():
     value, shapes, points, offsets, logits = model_like(device="cuda")
     inputs = [x.requires_grad_() for x in (value, offsets, logits)]
     out = ops.ms_deform_attn_fused(value, shapes, points, offsets, logits)
-    wanted = reference.ms_deform_attn_fused(value.double(), shapes, points.double(), offsets.double(), logits.double())
+    leaves = [x.detach().cpu().double().requires_grad_() for x in inputs]
+    wanted = reference.ms_deform_attn_fused(leaves[0], shapes, points.cpu().double(), *leaves[1:])
     close(out, wanted, 1e-4)
-    grads = torch.autograd.grad(out.sum(), inputs)
-    for a, b in zip(grads, torch.autograd.grad(wanted.sum(), inputs)):
+    grads = [grad.cpu() for grad in torch.autograd.grad(out.sum(), inputs)]
+    for a, b in zip(grads, torch.autograd.grad(wanted.sum(), leaves)):
         assert ((a - b).abs() > 1e-2 * b.abs().max()).float().mean() < 1e-4  # but for cells flipped at a knot
 
 
@@ -131,10 +132,11 @@ def test_memory_is_the_result_alone():
     fused = model_like(device="cuda")
     ops.ms_deform_attn_fused(*fused)
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     out = ops.ms_deform_attn_fused(*fused)
-    assert torch.cuda.max_memory_allocated() - before <= out.numel() * 4 + 4096
+    # what was asked for, not the larger blocks that the allocator hands out
+    assert torch.cuda.memory_stats()["requested_bytes.all.peak"] - before == out.numel() * 4
 
 
 def test_deterministic_mode_gives_the_same_bits_again(deterministic):

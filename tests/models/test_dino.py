@@ -6,6 +6,7 @@ import torch
 import dino_nb
 from dino_nb.config import ModelConfig
 from dino_nb.errors import UserError
+from dino_nb.models.backbone import Backbone
 from dino_nb.models.postprocess import postprocess
 from dino_nb.presets import PRESETS
 
@@ -210,7 +211,7 @@ def tiny_backbone(weights):
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp/x", "../x"])
 def test_backbone_is_never_fetched_by_its_name(name):
     with pytest.raises(UserError, match="there is no backbone"):
-        tiny(backbone=name)
+        Backbone(name, (1, 2, 3))
 
 
 def test_files_with_the_former_names_still_load():

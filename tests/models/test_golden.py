@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dino_nb
-from dino_nb.checkpoints.names import official_names
+from dino_nb.checkpoints.official import official_names
 from dino_nb.models.denoising import prepare_denoising
 from dino_nb.models.postprocess import postprocess
 from tests.golden import recipe

@@ -2,6 +2,8 @@
 
 import torch
 
+from dino_nb.ops import reference
+
 SHAPES = [(9, 11), (5, 6), (3, 1), (1, 1)]
 
 
@@ -28,14 +30,15 @@ def make(n=2, q=5, m=3, d=32, p=4, shapes=SHAPES, kind=2, dtype=torch.float64, s
 
 
 def exact(value, shapes, points, offsets, logits, grad=None):
-    """Result (and gradients of value, offsets, logits) of the float64 reference for exactly these numbers."""
-    from dino_nb.ops import reference
+    """Result (and gradients of value, offsets, logits) of the float64 reference for exactly these numbers, on the CPU.
 
-    inputs = [x.detach().double().requires_grad_() for x in (value, offsets, logits)]
-    out = reference.ms_deform_attn_fused(inputs[0], shapes, points.double(), inputs[1], inputs[2])
+    On CUDA ``grid_sample`` raises in its backward where determinism is asked for.
+    """
+    inputs = [x.detach().cpu().double().requires_grad_() for x in (value, offsets, logits)]
+    out = reference.ms_deform_attn_fused(inputs[0], shapes, points.cpu().double(), inputs[1], inputs[2])
     if grad is None:
         return out.detach()
-    return out.detach(), torch.autograd.grad(out, inputs, grad.double())
+    return out.detach(), torch.autograd.grad(out, inputs, grad.cpu().double())
 
 
 def flat(shapes):

@@ -126,6 +126,27 @@ def test_bare_op_with_harmless_locations(emulated):
         assert all(x.isfinite().all() for x in grads)
 
 
+@pytest.mark.parametrize("p, shapes", [(0, SHAPES), (4, [])])
+def test_no_points_or_levels_give_zeros(emulated, p, shapes):
+    value, points, offsets, logits = make(p=p, shapes=shapes, dtype=torch.float32)
+    out = emulated.ms_deform_attn_fused(value, flat(shapes), points, offsets, logits)
+    assert out.shape == (2, 5, 96) and not out.any()
+    for deterministic in (False, True):
+        grads = emulated.ms_deform_attn_fused_backward(
+            torch.ones_like(out), value, flat(shapes), points, offsets, logits, deterministic
+        )
+        assert all(not g.any() for g in grads)
+
+
+@pytest.mark.parametrize("kind", [2, 4])
+def test_reference_boxes_without_a_place_give_zero_offset_gradients(emulated, kind):
+    value, points, offsets, logits = make(kind=kind, dtype=torch.float32)
+    points[0, 1], points[1, 2, :, kind - 1] = float("nan"), float("inf")
+    grad = torch.ones(2, 5, 96)
+    _, by_offset, _ = emulated.ms_deform_attn_fused_backward(grad, value, flat(SHAPES), points, offsets, logits, False)
+    assert by_offset.isfinite().all() and not by_offset[0, 1].any() and not by_offset[1, 2].any()
+
+
 def test_unaligned_and_empty(emulated):
     value, points, offsets, logits = make(n=1, q=3, d=8, dtype=torch.float32)
     moved = torch.empty(value.numel() + 1)[1:].copy_(value.flatten()).view(value.shape)

@@ -171,11 +171,43 @@ def test_library_name_holds_all_that_matters(monkeypatch):
 
 
 def test_targets():
-    assert toolchain.cuda_target((7, 5), "12.8") == toolchain.Target("cuda", "sm_75", 12)
+    assert toolchain.cuda_target([(7, 5)], "12.8") == toolchain.Target("cuda", "sm_75", 12)
     if toolchain.platform.machine() == "x86_64":
         assert toolchain.cpu_target("AVX512").arch == "avx512"
         assert toolchain.cpu_target("AVX2").arch == "avx2"
         assert toolchain.cpu_target("DEFAULT").flags == toolchain.Target("cpu", "baseline").flags
+
+
+def test_target_of_several_gpus_covers_all_of_them_and_later_ones():
+    target = toolchain.cuda_target([(9, 0), (7, 5), (9, 0), (6, 1)], "12.8")
+    assert target.arch == "sm_75+sm_90"
+    code = [flag for flag in target.flags if flag.startswith("-gencode")]
+    assert [flag.rpartition("code=")[2] for flag in code] == ["sm_75", "sm_90", "compute_75"]
+
+
+def test_target_of_an_old_gpu_is_refused_before_compiling(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    monkeypatch.setattr(toolchain, "compile_library", lambda *_: pytest.fail("compiled"))
+    assert "7.0 or newer, and here is 6.1" in str(session._attempt("cuda", force=False))
+
+
+def test_target_on_rocm_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "built for ROCm" in str(session._attempt("cuda", force=False))
+
+
+def test_target_of_the_cpu_does_not_ask_for_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("CUDA was initialised"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("CUDA was initialised"))
+    assert session.target_of("cpu").device == "cpu"
+
+
+def test_self_check_passes_where_determinism_is_asked_for(built):
+    home, compiler, _, _ = built
+    code = "import torch\ntorch.use_deterministic_algorithms(True)\n" + USE
+    assert "RESULT [1.0, 1.0] native" in _run(home, code, CXX=compiler).stdout
 
 
 def test_cuda_of_another_major_is_explained(tmp_path, monkeypatch):
@@ -197,10 +229,10 @@ def test_cuda_source_compiles_for_turing_and_hopper(tmp_path):
         )
     except (FileNotFoundError, IndexError):
         pytest.skip("no nvcc")
-    turing, hopper = (toolchain.Target("cuda", arch, major) for arch in ("sm_75", "sm_90"))
+    both = toolchain.Target("cuda", "sm_75+sm_90", major)
     out = tmp_path / "kernels.so"
-    command = [toolchain.find_nvcc(major), "-shared", "-Xcompiler", "-fPIC", *turing.flags, hopper.flags[-1]]
-    command += [f"-I{Path(torch.__file__).parent / 'include'}", str(turing.sources[0]), "-o", str(out)]
+    command = [toolchain.find_nvcc(major), "-shared", "-Xcompiler", "-fPIC", *both.flags]
+    command += [f"-I{Path(torch.__file__).parent / 'include'}", str(both.sources[0]), "-o", str(out)]
     subprocess.run(command, check=True)
     assert out.stat().st_size > 100_000
 

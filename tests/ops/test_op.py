@@ -116,6 +116,38 @@ def test_empty(native, n, q):
         assert all(not g.any() for g in torch.autograd.grad(out.sum(), inputs))
 
 
+@pytest.mark.parametrize("p, shapes", [(0, SHAPES), (4, [])])
+@pytest.mark.parametrize("kind", [2, 4])
+def test_no_points_or_levels_give_zeros(native, p, shapes, kind):
+    """Queries that have nothing to look at."""
+    value, points, offsets, logits = make(p=p, shapes=shapes, kind=kind, dtype=torch.float32)
+    inputs = [x.requires_grad_() for x in (value, offsets, logits)]
+    for module in (native, reference):
+        out = module.ms_deform_attn_fused(value, shapes, points, offsets, logits)
+        assert out.shape == (2, 5, 96) and not out.any()
+        assert all(not g.any() for g in torch.autograd.grad(out.sum(), inputs))
+        assert not module.ms_deform_attn(value, shapes, offsets, logits).any()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [2, 4])
+def test_reference_boxes_without_a_place_give_zero_offset_gradients(native, bad, kind):
+    value, points, offsets, logits = make(kind=kind)
+    points[0, 1], points[1, 2, :, kind - 1] = bad, bad
+    inputs = [x.requires_grad_() for x in (value, offsets, logits)]
+    results = []
+    for with_points in (False, True):
+        points = points.detach().requires_grad_(with_points)
+        for module in (native, reference):
+            out = module.ms_deform_attn_fused(value, SHAPES, points, offsets, logits)
+            assert out.isfinite().all() and not out[0, 1].any()
+            results.append(torch.autograd.grad(out.square().sum(), inputs))
+            assert not results[-1][1][0, 1].any() and not results[-1][1][1, 2].any()
+    for result in results[1:]:
+        for a, b in zip(result, results[0]):
+            close(a, b, 1e-10)
+
+
 def test_non_contiguous(native):
     value, points, offsets, logits = make(dtype=torch.float32)
     wanted = native.ms_deform_attn_fused(value, SHAPES, points, offsets, logits)
