@@ -7,28 +7,22 @@ data = read_coco(path)                  # strict: a dict, or the first problem t
 import contextlib
 import io
 import math
-import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dino_nb.data.coco_values import FAR, Id, box_of, brief, id_of, number
 from dino_nb.data.json_file import BadJson, JsonFile, read_json
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import leaves_folder
 
-FAR = 1e12  # pixels: a coordinate beyond is as good as infinite
-_WIDE = 2**53  # integers beyond are changed by JavaScript and by tables of floats
 _SECTIONS = ("images", "annotations", "categories")
 # what others may stumble over, but what is read here without doubt
 HARMLESS = {"json-bom", "id-type", "annotation-duplicate-ids", "image-size-missing", "missing-area"}
 HARMLESS |= {"missing-iscrowd", "box-derived"}
-
-Id = int | str
-_brief = reprlib.Repr()
-_brief.maxstring, _brief.maxlist, _brief.maxlevel, _brief.maxlong = 100, 8, 2, 60
 
 
 class Problem(NamedTuple):
@@ -71,13 +65,13 @@ Complain = Callable[[str, str], None]
 
 @dataclass
 class CocoFile:
-    """The usable records of one annotation file. ``rows`` index the lists of ``document``.
+    r"""The usable records of one annotation file. ``rows`` index the lists of ``document``.
 
     Attributes:
         path, label: the file, and its name in messages. ``name``, ``folder``: of the split whose file it is.
         usable: False if the file holds no COCO object at all. ``document``: that object, with its three lists.
         categories: id -> name, in the order of the file. Ids here and below are as of `id_of`.
-        image_ids, image_names, image_rows: lists of one length; ids are unique.
+        image_ids, image_names, image_rows: lists of one length; ids are unique, names have ``/`` for ``\\``.
         image_sizes: (images, 2) width and height as the file says, NaN where it does not.
         rows: (boxes,) rows of the annotations; ``image`` (boxes,) positions in the image lists; ``category``
             (boxes,) positions in ``list(categories)``; ``crowd`` (boxes,) bool.
@@ -213,38 +207,6 @@ def to_pycocotools(data: dict[str, Any]) -> Any:
     return coco
 
 
-def brief(value: object) -> str:
-    """``repr`` of a value of unknown size and depth, cut short."""
-    try:
-        return _brief.repr(value)
-    except ValueError:  # an integer of more digits than Python writes out
-        return "an integer of thousands of digits"
-
-
-def id_of(value: object) -> tuple[Id | None, bool]:
-    """``(id, well typed)``: the integer that a value is or spells, a text, or None if it cannot be an id."""
-    if type(value) is int:  # not a bool
-        return value, abs(value) < _WIDE
-    if isinstance(value, float) and value.is_integer():
-        return int(value), False
-    if isinstance(value, str) and (text := value.strip()):
-        plain = len(text) < 16 and text.isascii() and text.removeprefix("-").isdigit() and str(int(text)) == text
-        return (int(text) if plain else text), False
-    return None, False
-
-
-def number(value: object) -> float | None:
-    """``value`` as a float (NaN and infinity included), or None where it is not a JSON number."""
-    if type(value) is float:
-        return value
-    if type(value) is not int:  # a bool is none
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def _has_structure(coco: CocoFile, document: Any, report: Report) -> bool:
     if not isinstance(document, dict):
         kind = {list: "a list", str: "a text", bool: "true or false"}.get(type(document), "a number or null")
@@ -313,7 +275,7 @@ def _read_images(coco: CocoFile, report: Report) -> None:
             width = height = math.nan
         seen[key] = name
         coco.image_ids.append(key)
-        coco.image_names.append(name)
+        coco.image_names.append(name.replace("\\", "/"))
         coco.image_rows.append(row)
         sizes.append((width, height))
     coco.image_sizes = np.array(sizes, dtype=np.float64).reshape(-1, 2)
@@ -341,7 +303,12 @@ def _read_annotations(coco: CocoFile, report: Report) -> None:
             complain("annotation-duplicate-ids", "the id is missing" if key is None else "the id is there twice")
         if key is not None:
             seen.add(key)
-        box, derived = _read_box(record, complain)
+        box, derived, kind = box_of(record)
+        if kind:
+            how = "; the box around its polygons is used" if derived else "; it was read as such" if box else ""
+            complain(
+                kind, f"bbox must be four finite numbers x, y, width, height, not {brief(record.get('bbox'))}{how}"
+            )
         crowd = _read_extras(record, complain)
         if image not in image_at:
             complain("unknown-image", f"image_id {brief(record['image_id'])} is not among the images")
@@ -371,45 +338,3 @@ def _read_extras(record: dict[str, Any], complain: Complain) -> bool:
     if crowd not in (0, 1):
         complain("missing-iscrowd", f"iscrowd is {brief(crowd)}")
     return crowd == 1 or crowd in ("1", "true", "True")
-
-
-def _read_box(record: dict[str, Any], complain: Complain) -> tuple[list[float] | None, bool]:
-    """``(box, from polygons)``; the box is four finite numbers, or None."""
-    bbox = record.get("bbox")
-    values = bbox if isinstance(bbox, list) and len(bbox) == 4 else [None]
-    if box := _finite(values):
-        return box, False
-    if box := _finite(_from_text(v) if isinstance(v, str) else v for v in values):
-        complain("box-derived", f"bbox is {brief(bbox)}: numbers written as text")
-        return box, False
-    if box := _around_polygons(record.get("segmentation")):
-        complain("box-derived", f"bbox is {brief(bbox)}: the box around its polygons is used")
-        return box, True
-    kind = "box-malformed" if any(number(v) is None for v in values) else "box-not-finite"
-    complain(kind, f"bbox must be four finite numbers x, y, width, height, not {brief(bbox)}")
-    return None, False
-
-
-def _finite(values: Iterable[object]) -> list[float] | None:
-    """Values as floats if all of them are numbers within reason."""
-    numbers = []
-    for value in values:
-        n = number(value)
-        if n is None or not abs(n) <= FAR:
-            return None
-        numbers.append(n)
-    return numbers
-
-
-def _from_text(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _around_polygons(polygons: object) -> list[float] | None:
-    """x, y, width, height around COCO polygons; None without any."""
-    lists = [p for p in polygons if isinstance(p, list)] if isinstance(polygons, list) else []
-    xs, ys = (_finite(v for p in lists for v in p[: len(p) // 2 * 2][start::2]) for start in (0, 1))
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)] if xs and ys else None

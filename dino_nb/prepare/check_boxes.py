@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dino_nb.data.coco_file import CocoFile, brief
+from dino_nb.data.coco_file import CocoFile
+from dino_nb.data.coco_values import brief
 from dino_nb.prepare.findings import Findings
 from dino_nb.prepare.layout import guess_layout, to_xywh
 

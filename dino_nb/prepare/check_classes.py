@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dino_nb.data.classes import normalise
-from dino_nb.data.coco_file import CocoFile, Id, Problem, brief, id_of
+from dino_nb.data.coco_file import CocoFile, Problem
+from dino_nb.data.coco_values import Id, brief, id_of
 from dino_nb.prepare.findings import Findings
 
 FEW = 10  # training boxes of a class

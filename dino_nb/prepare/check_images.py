@@ -48,17 +48,16 @@ class Folder:
 
     def similar(self, name: str) -> str | None:
         """The only file whose last part is that of ``name`` but for case, or None."""
-        found = self._by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1].casefold(), [])
+        found = self._by_name.get(name.rsplit("/", 1)[-1].casefold(), [])
         return found[0] if len(found) == 1 else None
 
     def look_at(self, name: str, full: bool) -> Facts:
         """``Facts`` of the image ``name``. ``full``: decode all pixels; else the header and the end of the file."""
         if leaves_folder(name):
             return Facts("image-path-unsafe", found=self.similar(name))
-        relative = name.replace("\\", "/")
-        path = self.root / relative
+        path = self.root / name
         try:
-            if relative not in self.files and not path.is_file():
+            if name not in self.files and not path.is_file():
                 return Facts("image-missing", found=self.similar(name))
             width, height, orientation = header(path)
             if full or not _ends_well(path):
@@ -98,7 +97,7 @@ def report_images(split: CocoFile, facts: Sequence[Facts], folder: Folder, findi
         small, large = sorted((width, height))
         if small < EXTREME_SIDES[0] or large > EXTREME_SIDES[1] or large > EXTREME_ASPECT * small:
             findings.image(split, "image-extreme", i, f"{name} is {width} x {height}")
-    listed = {name.replace("\\", "/") for name in split.image_names} | {fact.found for fact in facts}
+    listed = {*split.image_names, *(fact.found for fact in facts)}
     for file in sorted(f for f in folder.files - listed if is_image(f)):
         findings.add("image-unlisted", file, file=f"{folder.root.name}/{file}")
 
@@ -120,7 +119,7 @@ def known_sizes(split: CocoFile, facts: Sequence[Facts]) -> np.ndarray:
 def same_images(splits: Sequence[CocoFile], facts: Sequence[Sequence[Facts]]) -> list[list[tuple[int, int]]]:
     """Groups of images with identical bytes: lists of ``(split, position)``, in order."""
     places = {  # a file that is listed twice is a fault of its own
-        splits[s].folder / splits[s].image_names[i].replace("\\", "/"): (s, i)
+        splits[s].folder / splits[s].image_names[i]: (s, i)
         for s, of_split in enumerate(facts)
         for i, fact in reversed(list(enumerate(of_split)))
         if not fact.fault

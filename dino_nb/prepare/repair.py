@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dino_nb.data.coco_file import CocoFile, annotation_file, brief, id_of
+from dino_nb.data.coco_file import CocoFile, annotation_file
+from dino_nb.data.coco_values import brief, id_of
 from dino_nb.errors import UserError, disk_errors, printable
 from dino_nb.files import links_out, write_text
 from dino_nb.prepare.check import check_dataset, look, read_splits, wants_full
@@ -150,10 +151,9 @@ def _write(root: Path, out: Path, splits: Sequence[CocoFile], contents: dict[str
         write_text(out / "annotations" / split.path.name, text)
         (out / split.folder.name).mkdir()
         for record in document["images"]:
-            name = record["file_name"].replace("\\", "/")
-            image = out / split.folder.name / name
+            image = out / split.folder.name / record["file_name"]
             image.parent.mkdir(parents=True, exist_ok=True)
-            place_file(split.folder / name, image)
+            place_file(split.folder / record["file_name"], image)
     ours = {split.path.name for split in splits}
     for file in [*root.glob("*"), *root.glob("annotations/*")]:  # class maps, licences, keypoints: they come along
         if not file.is_file() or file.name.startswith(".") or file.name in {*ours, LOG}:

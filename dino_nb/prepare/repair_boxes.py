@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dino_nb.data.coco_file import CocoFile, Id, brief, id_of, number
+from dino_nb.data.coco_file import CocoFile
+from dino_nb.data.coco_values import Id, brief, id_of, number
 from dino_nb.prepare.check_boxes import FAULT_OF_LAYOUT, TOLERANCE, Layout, duplicates
 from dino_nb.prepare.check_images import Facts, known_sizes
 from dino_nb.prepare.layout import to_xywh

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dino_nb.data.coco_file import CocoFile, Id, brief
+from dino_nb.data.coco_file import CocoFile
+from dino_nb.data.coco_values import Id, brief
 from dino_nb.prepare.check_classes import count_classes, spelling
 from dino_nb.prepare.repair_log import Log, free_ids
 

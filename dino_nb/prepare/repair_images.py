@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from dino_nb.data.coco_file import CocoFile, Id, brief, id_of
+from dino_nb.data.coco_file import CocoFile
+from dino_nb.data.coco_values import Id, brief, id_of
 from dino_nb.data.images import SIDEWAYS, turned_boxes
 from dino_nb.prepare.check_boxes import Layout, boxes_in_pixels
 from dino_nb.prepare.check_images import Facts, known_sizes

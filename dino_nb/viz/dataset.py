@@ -240,7 +240,7 @@ def _small_picture(data, i):
     """The picture as large as the sheet shows it, and by how much it was scaled: names drawn on it stay readable."""
     if leaves_folder(data.image_names[i]):
         raise UserError("the name leads out of the folder.")
-    picture = open_image(data.folder / data.image_names[i].replace("\\", "/"))
+    picture = open_image(data.folder / data.image_names[i])
     scale = _SIDE / max(picture.size)
     size = [max(1, round(side * scale)) for side in picture.size]
     return picture.resize(size, Image.Resampling.LANCZOS), scale

@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from dino_nb.data.coco_file import CocoFile, Problem, brief, id_of, number, parse_coco
+from dino_nb.data.coco_file import CocoFile, Problem, parse_coco
+from dino_nb.data.coco_values import brief, id_of, number
 from dino_nb.prepare.formats.source import SHOWN, Options, Source, class_name, image_size, split_of, told
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
