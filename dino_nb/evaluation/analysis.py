@@ -25,6 +25,7 @@ KINDS = {  # name: (TIDE's, meaning)
     "background": ("Bkg", "nothing there"),
 }
 _BACKGROUND, _GOOD, _TIGHT = 0.1, 0.5, 0.7  # IoU: overlaps below are none; of a match; of a box drawn well
+_DOUBTFUL = 0.5  # of the threshold: from here on another class than the annotated one makes a label suspicious
 _CROWDING = (1, 3, 10, 30)  # objects per image
 _SIDES = (0, 640, 1280, 2560)  # pixels of the long side
 _ASPECTS = (0, 1 / 3, 2 / 3, 1.5, 3, 1e5)  # width / height
@@ -133,30 +134,24 @@ def _pairs(scores, threshold):
     found, truth = scores.found.table, scores.truth
     pairs, candidates = [np.empty((0, 2), np.int64)], []
     for image, (mine, objects) in enumerate(by_image(scores)):
-        kept = mine[found[mine, 5] >= threshold]
+        kept = mine[found[mine, 5] >= _DOUBTFUL * threshold]
         boxes, crowd = to_corners(found[kept]), truth[objects, 6] > 0
         taken = match_image(
             *(boxes, found[kept, 6], found[kept, 5], truth[objects, 1:5], truth[objects, 5], crowd), any_class=True
         )
-        counted = taken != CROWD
+        sure = found[kept, 5] >= threshold  # those below choose last, so that they change nothing for these
         of = np.where(taken >= 0, objects[np.maximum(taken, 0)], NOTHING) if len(objects) else taken
-        missed = objects[~crowd & ~np.isin(objects, of)]
-        pairs += [np.stack([of, kept], 1)[counted], np.stack([missed, np.full_like(missed, NOTHING)], 1)]
+        missed = objects[~crowd & ~np.isin(objects, of[sure])]
+        pairs.append(np.stack([of, kept], 1)[sure & (taken != CROWD)])
+        pairs.append(np.stack([missed, np.full_like(missed, NOTHING)], 1))
         overlap = overlaps(boxes, truth[objects, 1:5], crowd)
         overlap[:, crowd] = 0
-        for d in np.flatnonzero(counted):
-            kind, certainty, at = _suspect(found, truth, mine, objects, kept[d], taken[d], overlap[d], taken)
-            if kind:
+        for d in np.flatnonzero(taken != CROWD):
+            kind, certainty, at = _suspect(found, truth, mine, objects, kept[d], taken[d], overlap[d], taken[sure])
+            if kind and (sure[d] or kind == "wrong class"):
                 about = None if kind == "missing box" else int(objects[at])
-                candidates.append(
-                    {
-                        "kind": kind,
-                        "certainty": float(certainty),
-                        "image": image,
-                        "object": about,
-                        "detection": int(kept[d]),
-                    }
-                )
+                row = {"kind": kind, "certainty": float(certainty), "image": image}
+                candidates.append({**row, "object": about, "detection": int(kept[d])})
     return np.concatenate(pairs), sorted(candidates, key=lambda c: -c["certainty"])
 
 
