@@ -9,24 +9,16 @@ per image or frame. Images that cannot be read are listed at the end, and the ex
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from tqdm.auto import tqdm
 
 from dino_nb.errors import UserError
-from dino_nb.files import atomic_path
-from dino_nb.inference.detector import Detector, load
+from dino_nb.inference.detector import load
+from dino_nb.inference.output import OutputFolder
 from dino_nb.inference.results import Result
-from dino_nb.inference.sources import exists, leaves
-from dino_nb.inference.video import describe, is_video
-
-Write = Callable[[dict[str, Any]], None]
+from dino_nb.inference.sources import leaves
+from dino_nb.inference.video import is_video
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,100 +41,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     files = [str(source) for source in leaves(args.source)]
     detector = load(args.checkpoint, args.device)
-    work = _Work(args, detector, files)
-    with _json_list(work.folder / "predictions.json") as work.write, tqdm(total=len(files), unit="file") as bar:
-        work.images(_ticking([f for f in files if not is_video(f)], bar))
+    options = {name: getattr(args, name) for name in ("threshold", "batch_size", "max_detections", "classes")}
+    options |= {"slice_size": args.slice_size, "amp": args.amp == "fp16"}
+    counts, skipped, seen = Counter[str](), list[tuple[str, str]](), 0
+
+    with OutputFolder(args.output_dir, files) as output:
+
+        def add(result: Result, path: Path | None) -> None:
+            nonlocal seen
+            output.add(result, path)
+            counts.update(result.names)
+            seen += 1
+
+        images = [file for file in files if not is_video(file)]
+        for result in detector.stream(images, errors=args.errors, skipped=skipped, progress=True, **options):
+            add(result, None if args.no_images else result.save(output.path(result.name)))
         for video in filter(is_video, files):
-            work.video(video)
-            bar.update()
-    print(f"{work.seen} images, {sum(work.counts.values())} objects: see {work.folder}.")
-    for name, count in work.counts.most_common():
+            path = None if args.no_images else output.path(f"{Path(video).stem}.mp4")
+            try:
+                if path is not None:
+                    detector.annotate_video(
+                        video, path, on_frame=lambda result, path=path: add(result, path), **options
+                    )
+                    continue
+                for result in detector.stream(video, errors="raise", progress=True, **options):
+                    add(result, None)
+            except UserError as error:
+                if args.errors == "raise":
+                    raise
+                skipped.append((video, str(error)))
+    print(f"{seen} images, {sum(counts.values())} objects: see {output.folder}.")
+    for name, count in counts.most_common():
         print(f"  {count:6} {name}")
-    for _, reason in work.skipped:
+    for _, reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
-    return 1 if work.skipped else 0
-
-
-class _Work:
-    """One run: its options, and what has been found so far."""
-
-    def __init__(self, args: argparse.Namespace, detector: Detector, files: list[str]) -> None:
-        self.args, self.detector, self.folder = args, detector, Path(args.output_dir)
-        self.options = {name: getattr(args, name) for name in ("max_detections", "classes", "slice_size")}
-        self.options |= {"threshold": args.threshold, "batch_size": args.batch_size, "amp": args.amp == "fp16"}
-        self.place = _Names(self.folder, files)
-        self.write: Write = print
-        self.skipped: list[tuple[str, str]] = []
-        self.counts: Counter[str] = Counter()
-        self.seen = 0
-
-    def images(self, files: Iterable[str]) -> None:
-        for result in self.detector.stream(files, errors=self.args.errors, skipped=self.skipped, **self.options):
-            self._add(result, None if self.args.no_images else result.save(self.place(result.name)).name)
-
-    def video(self, video: str) -> None:
-        output = None if self.args.no_images else self.place(f"{Path(video).stem}.mp4")
-        try:
-            with tqdm(total=describe(video)[1], unit="frame", desc=Path(video).name, leave=False) as bar:
-
-                def on_frame(result: Result) -> None:
-                    self._add(result, output and output.name)
-                    bar.update()
-
-                if output is not None:
-                    self.detector.annotate_video(video, output, on_frame=on_frame, **self.options)
-                    return
-                for result in self.detector.stream(video, **self.options):
-                    on_frame(result)
-        except UserError as error:
-            if self.args.errors == "raise":
-                raise
-            self.skipped.append((video, str(error)))
-
-    def _add(self, result: Result, output: str | None) -> None:
-        self.write(result.to_dict() | {"output": output})
-        self.counts.update(result.names)
-        self.seen += 1
-
-
-def _ticking(files: list[str], bar: tqdm) -> Iterator[str]:
-    """Yield ``files``, moving the bar on when the next one is asked for."""
-    for file in files:
-        bar.set_postfix_str(Path(file).name[:30], refresh=False)
-        yield file
-        bar.update()
-
-
-class _Names:
-    """Paths in the output folder: one for each name, numbered where two sources share a name, never a source."""
-
-    def __init__(self, folder: Path, files: list[str]) -> None:
-        self.folder, self.taken = folder, set[str]()
-        self.sources = {Path(f).resolve() for f in files if exists(f)}
-
-    def __call__(self, name: str) -> Path:
-        stem, suffix = Path(name).stem or "image", Path(name).suffix.lower()
-        suffix = suffix if suffix in (".jpg", ".jpeg", ".png", ".webp", ".mp4") else ".png"
-        number, path = 1, self.folder / f"{stem}{suffix}"
-        while path.name.lower() in self.taken:
-            number += 1
-            path = self.folder / f"{stem}_{number}{suffix}"
-        self.taken.add(path.name.lower())
-        if path.resolve() in self.sources:
-            raise UserError(f"{path} is one of the sources and would be overwritten: choose another --output_dir.")
-        return path
-
-
-@contextmanager
-def _json_list(path: Path) -> Iterator[Write]:
-    """Yield ``write(entry)``; the list appears under its name once it is complete."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        before = "[\n"
-
-        def write(entry: dict[str, Any]) -> None:
-            nonlocal before
-            file.write(before + json.dumps(entry, ensure_ascii=False))
-            before = ",\n"
-
-        yield write
-        file.write("[]\n" if before == "[\n" else "\n]\n")
+    return 1 if skipped else 0

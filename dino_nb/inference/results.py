@@ -15,6 +15,7 @@ from dino_nb.data.images import open_image
 from dino_nb.draw import Color, class_colors, draw_boxes
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import atomic_path
+from dino_nb.inference.output import OutputFolder, save_labels, to_coco
 from dino_nb.inference.sources import SourceImage
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Result:
         if self.path is None:
             raise UserError(f"the image of {self.name} was not kept: use Detector.stream, which hands it over.")
         return open_image(self.path)
+
+    @property
+    def has_image(self) -> bool:
+        """Whether :attr:`image` is at hand."""
+        return self._image is not None or self.path is not None
 
     def drop_image(self) -> "Result":
         """Forget an image that lies in memory alone (a video's frames); returns the result."""
@@ -217,6 +223,10 @@ class Result:
         """:meth:`to_dict` as a JSON text; ``options`` go to ``json.dumps``."""
         return json.dumps(self.to_dict(), ensure_ascii=False, **options)
 
+    def to_coco(self) -> dict[str, list[dict[str, Any]]]:
+        """A COCO data set of this image: ``images``, ``annotations`` (with ``score``) and ``categories``."""
+        return to_coco([self])
+
     def to_pandas(self) -> "pandas.DataFrame":
         """A row per detection: ``file``, ``name``, ``score``, ``x0``, ``y0``, ``x1``, ``y1`` in pixels, ``label``."""
         columns = ["file", "name", "score", "x0", "y0", "x1", "y1", "label"]
@@ -239,7 +249,7 @@ class Result:
         return f"Result({self.name}, {self.size[0]} x {self.size[1]}: {counts or 'nothing found'})"
 
     def _repr_png_(self) -> bytes | None:
-        return None if self._image is None and self.path is None else self._reduced()._repr_png_()
+        return self._reduced()._repr_png_() if self.has_image else None
 
     def _reduced(self, **options: Any) -> Image.Image:
         """Drawn at a size for a page: text drawn on a large image would be unreadable once scaled down."""
@@ -260,6 +270,29 @@ class Results(list[Result]):
     def to_pandas(self) -> "pandas.DataFrame":
         """The tables of all results in one."""
         return _optional("pandas").concat([result.to_pandas() for result in self], ignore_index=True)
+
+    def to_coco(self) -> dict[str, list[dict[str, Any]]]:
+        """A COCO data set: ``images``, ``annotations`` (with ``score``) and ``categories``, ids from 1."""
+        return to_coco(self)
+
+    def save(self, folder: str | Path, images: bool = True, **options: Any) -> Path:
+        """Write every image with its boxes, and ``predictions.json`` with the numbers, to ``folder``; returns it.
+
+        ``images=False`` leaves out the images; ``options`` are those of ``Result.draw``.
+        """
+        with OutputFolder(folder, [result.path for result in self if result.path]) as output:
+            for result in self:
+                drawn = images and (result.path or result.has_image)
+                output.add(result, result.save(output.path(result.name), **options) if drawn else None)
+        return Path(folder)
+
+    def save_labels(self, folder: str | Path, format: str = "labelme", split: str = "train") -> Path:
+        """Write images and boxes as a data set in the new ``folder``, in the format of a labelling tool.
+
+        ``format``: ``labelme``, ``yolo``, ``voc``, ``cvat`` or ``coco``. Correct it there; ``dino-nb convert`` brings
+        it back.
+        """
+        return save_labels(self, folder, format, split)
 
 
 def class_numbers(classes: Classes, class_names: Sequence[str | None]) -> list[int]:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector
+from dino_nb.prepare.convert import convert_dataset
 from tests.inference.fake import FakeModel
 
 
@@ -158,3 +160,64 @@ def test_a_dropped_image_is_missed_in_words(detector):
 def test_the_text_counts_the_objects(detector, path):
     assert repr(detector.predict(path, threshold=0.05)) == "Result(pets.jpg, 200 x 100: 2 dog, 1 cat)"
     assert repr(detector.predict(path, threshold=1.0)) == "Result(pets.jpg, 200 x 100: nothing found)"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a/same.jpg", "b/same.jpg", "b/tall.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100, 60 if "same" in name else 150), "grey").save(tmp_path / "images" / name)
+    return tmp_path / "images"
+
+
+def test_results_save_writes_images_and_a_json(detector, folder, tmp_path):
+    results = detector.predict([folder / "a", folder / "b", np.zeros((9, 9, 3), np.uint8)])
+    saved = results.save(tmp_path / "out")
+    entries = json.loads((saved / "predictions.json").read_text(encoding="utf-8"))
+    names = [entry["output"] for entry in entries]
+    assert len(set(names)) == 4 and [names[0], *names[2:]] == ["same.jpg", "tall.png", "image_000003.png"]
+    assert entries[0]["detections"] == results[0].to_dict()["detections"]
+    assert {p.name for p in saved.iterdir()} == {"predictions.json", *(entry["output"] for entry in entries)}
+    assert [p.name for p in results.save(tmp_path / "numbers", images=False).iterdir()] == ["predictions.json"]
+    with pytest.raises(UserError, match="one of the sources"):
+        results.save(folder / "a")
+    assert [p.name for p in (folder / "a").iterdir()] == ["same.jpg"]
+
+
+@pytest.mark.parametrize("format", ["labelme", "yolo", "voc", "cvat", "coco"])
+def test_save_labels_come_back_through_convert(detector, folder, tmp_path, format):
+    """Predict, correct, train: what is written is what convert reads."""
+    results = detector.predict([folder / "a", folder / "b"])
+    saved = results.save_labels(tmp_path / "labels", format)
+    convert_dataset(saved, tmp_path / "coco", val_fraction=0)
+    data = CocoDataset(tmp_path / "coco", "train")
+    assert sorted(data.class_names) == ["cat", "dog"] and len(data) == 3
+    sizes = {tuple(data.size(i)) for i in range(3)}
+    assert sizes == {(60, 100), (150, 100)}
+    for i in range(3):
+        target = data.target(i)
+        want = next(r for r in results if (r.size[1], r.size[0]) == data.size(i))
+        names = [data.class_names[label] for label in target["labels"].tolist()]
+        assert sorted(names) == sorted(want.names)
+        for name, box in zip(names, target["boxes"].as_subclass(torch.Tensor)):
+            np.testing.assert_allclose(box, want.boxes[want.names.index(name)], atol=0.02)
+
+
+def test_save_labels_says_what_is_wrong(detector, folder, tmp_path):
+    results = detector.predict([folder / "a"])
+    with pytest.raises(UserError, match="Did you mean 'labelme'"):
+        results.save_labels(tmp_path / "x", "labelm")
+    with pytest.raises(UserError, match="no results"):
+        detector.predict([]).save_labels(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_to_coco_cuts_boxes_at_the_border(detector, folder):
+    results = detector.predict(folder / "b", threshold=0.05)
+    data = results.to_coco()
+    assert [image["file_name"] for image in data["images"]] == ["same.jpg", "tall.png"]
+    assert [category["name"] for category in data["categories"]] == ["cat", "dog"]
+    last = data["annotations"][2]
+    assert (last["image_id"], last["category_id"], last["score"]) == (1, 2, pytest.approx(0.1))
+    assert last["bbox"] == pytest.approx([70, 42, 30, 18])  # of a box that reaches 10 % over the border
+    assert results[1].to_coco()["images"][0]["height"] == 150
