@@ -9,7 +9,7 @@ import numpy as np
 
 from dino_nb.data.coco_file import CocoFile, Problem
 from dino_nb.errors import UserError, did_you_mean, printable
-from dino_nb.prepare.faults import FAULTS, LEVELS, Fault
+from dino_nb.prepare.faults import FAULTS, LEVELS
 from dino_nb.printer import Block, Folded, Lines, Printed, counted, examples, to_text
 
 MAX_EXAMPLES = 5
@@ -38,24 +38,34 @@ class Finding(Printed):
     examples: list[Example] = field(default_factory=list)
 
     @property
-    def fault(self) -> Fault:
-        """The row of ``FAULTS``, whose cells are attributes here too."""
-        return FAULTS[self.name]
+    def level(self) -> str:
+        """``error``, ``warning`` or ``note``."""
+        return FAULTS[self.name].level
 
-    level = property(lambda self: self.fault.level)
-    title = property(lambda self: self.fault.title)
-    consequence = property(lambda self: self.fault.consequence)
-    remedy = property(lambda self: self.fault.remedy)
+    @property
+    def title(self) -> str:
+        """What it is."""
+        return FAULTS[self.name].title
+
+    @property
+    def consequence(self) -> str:
+        """What follows if it stays."""
+        return FAULTS[self.name].consequence
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return FAULTS[self.name].remedy
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain dicts, lists, strings and numbers."""
         shown = {"examples": [vars(e) for e in self.examples]}
-        return {"name": self.name, "count": self.count} | self.fault._asdict() | shown
+        return {"name": self.name, "count": self.count} | FAULTS[self.name]._asdict() | shown
 
     def blocks(self) -> list[Block]:
         """The finding for the printer."""
-        lines = [*examples(self.examples, self.count), f"so: {self.fault.consequence}", f"do: {self.fault.remedy}"]
-        return [Folded(f"{self.level.upper():8}{self.name} ({self.count:,}): {self.fault.title}", lines, self.level)]
+        lines = [*examples(self.examples, self.count), f"so: {self.consequence}", f"do: {self.remedy}"]
+        return [Folded(f"{self.level.upper():8}{self.name} ({self.count:,}): {self.title}", lines, self.level)]
 
 
 class Findings(dict[str, Finding]):
