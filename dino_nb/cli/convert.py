@@ -2,6 +2,7 @@
 
     dino-nb convert my_export.zip coco
     dino-nb convert drive_folder coco --val-fraction 0.2 --seed 1
+    dino-nb convert aerial coco --slice 800
     dino-nb convert coco coco_as_yolo --to yolo
     dino-nb convert results.json own_results.json --results-of coco
 
@@ -27,12 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-fraction", type=float, default=0.2, help="share of val where SRC has none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the division into train and val (%(default)s)")
     parser.add_argument("--resplit", action="store_true", help="divide anew although SRC has splits")
-    parser.add_argument("--link", choices=("hard", "copy"), default="copy", help="images: copies, or hard links (no space)")
+    parser.add_argument(
+        "--link", choices=("hard", "copy"), default="copy", help="images: copies, or hard links (no space)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a COCODIR that is there")
     parser.add_argument("--skip-bad", action="store_true", help="leave out faulty lines and images, and count them")
     parser.add_argument("--classes", metavar="A,B,...", help="class names by number, where SRC does not have them")
     parser.add_argument("--box-format", choices=LAYOUTS, help="how boxes of COCO or CSV are written, if unusually")
     parser.add_argument("--scale-boxes", action="store_true", help="scale boxes where the annotated size is another")
+    parser.add_argument("--slice", type=int, metavar="PIXELS", help="cut training images that are larger into tiles")
+    parser.add_argument("--overlap", type=float, default=0.2, help="share that neighbouring tiles have in common")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--to", choices=EXPORTS, help="the other way: SRC is a COCODIR, written in this format")
     parser.add_argument("--results-of", metavar="COCODIR", help="SRC is a JSON of detections on this one's images: "
@@ -63,5 +68,7 @@ def run(args: argparse.Namespace) -> None:
         class_names=args.classes,
         box_format=args.box_format,
         scale_boxes=args.scale_boxes,
+        slice_size=args.slice,
+        overlap=args.overlap,
     )
     print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else report)

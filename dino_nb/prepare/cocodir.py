@@ -1,11 +1,13 @@
 """Writing a COCODIR from measured images: files copied or linked, ids contiguous, the source's own kept."""
 
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from dino_nb.data.images import open_image
 from dino_nb.errors import UserError, printable
 from dino_nb.files import write_text
 from dino_nb.prepare.convert_report import ConvertReport
@@ -14,6 +16,7 @@ from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.formats.write import to_json, write_coco_json
 from dino_nb.prepare.measure import Tally
 from dino_nb.prepare.table import SPLITS, BoxRow, ImageRow
+from dino_nb.prepare.tiles import tile_name, write_tile
 
 
 def categories(source: Source, images: list[ImageRow], listed: dict[str, Any] | None, dropped: Tally) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def write_cocodir(
     progress: bool = True,
 ) -> None:
     """Fill ``folder``; ``report`` gets the counts of images, boxes and classes per split."""
+    decoded = lru_cache(1)(open_image)  # the tiles of an image follow each other
     ids = {name: i for i, name in enumerate(categories, 1)}
     classes = {name: dict.fromkeys(SPLITS, 0) for name in ids}
     records = [{"id": i, "name": name} for name, i in ids.items()]
@@ -74,12 +78,15 @@ def write_cocodir(
             rows: list[dict] = []
             annotations: list[dict] = []
             own_images, own_annotations = [], []
-            for image_id, (image, name) in enumerate(zip(part, plain_names(image.file for image in part)), 1):
-                place_file(source.paths[image.file], place / name, link)
+            for image_id, (image, name) in enumerate(zip(part, plain_names(map(tile_name, part))), 1):
+                if image.window:
+                    write_tile(decoded(source.paths[image.file]), image.window, place / name)
+                else:
+                    place_file(source.paths[image.file], place / name, link)
                 width, height = image.size or (0, 0)
                 rows.append({"id": image_id, "file_name": name, "width": width, "height": height})
                 own = {"id": image_id, "file_name": name, "original_file": image.file, "original_id": image.id}
-                own_images.append(own)
+                own_images.append(own | ({"window": image.window} if image.window else {}))
                 for box in image.boxes:
                     annotations.append(_annotation(len(annotations) + 1, image_id, ids, box))
                     if box.id is not None:

@@ -28,6 +28,7 @@ from dino_nb.prepare.formats.source import Options, Source, split_of
 from dino_nb.prepare.measure import Tally, measure
 from dino_nb.prepare.split import divide
 from dino_nb.prepare.table import LAYOUTS, Annotations, ImageRow
+from dino_nb.prepare.tiles import check_slicing, sliced
 
 # In order of preference where a source has several: what names its classes and splits best comes first.
 _READERS: dict[str, Any] = {
@@ -71,6 +72,8 @@ def convert_dataset(
     class_names: str | Sequence[str] | None = None,
     box_format: str | None = None,
     scale_boxes: bool = False,
+    slice_size: int | None = None,
+    overlap: float = 0.2,
     progress: bool = True,
 ) -> ConvertReport:
     """Convert ``src`` to a COCODIR and return a `ConvertReport`.
@@ -90,11 +93,15 @@ def convert_dataset(
         box_format: ``xywh``, ``xyxy`` or ``cxcywh``, also with ``-relative``: how COCO or CSV boxes are written, if
             differently from their format's rule.
         scale_boxes: scale boxes of images whose annotated size is not theirs.
+        slice_size: cut training images that are larger into tiles of that many pixels (see `prepare.tiles`), for
+            ``predict(slice_size=...)``; at least 32.
+        overlap: share of their side that neighbouring tiles have in common; from 0 up to 1.
         progress: show progress bars.
 
     Raises ``UserError`` listing the faults by file and line; then nothing is written.
     """
     _check_options(format, link, box_format, val_fraction)
+    check_slicing(slice_size, overlap)
     cocodir = Path(cocodir).expanduser().resolve()
     refuse_existing(cocodir, overwrite)
     names = class_names.split(",") if isinstance(class_names, str) else class_names or ()
@@ -109,6 +116,8 @@ def convert_dataset(
         source.raise_faults(skip_bad)
         measured, own_split = divide(source, _without_lost(source, measured), val_fraction, seed, resplit, progress)
         classes = categories(source, measured, labels.categories, dropped)
+        if slice_size:
+            measured = sliced(source, measured, slice_size, overlap, seed)
         report = ConvertReport(str(src), str(cocodir), format, own_split=own_split)
         report.notes, report.dropped, report.changed = source.all_notes(), dropped.listed(), changed.listed()
         with new_folder(cocodir, overwrite) as folder:

@@ -7,6 +7,8 @@ Each row knows where it was written (``where``: file and line, or file and entry
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dino_nb.data.windows import Window
+
 SPLITS = ("train", "val", "test")
 LAYOUTS = ("xywh", "xyxy", "cxcywh", "xywh-relative", "xyxy-relative", "cxcywh-relative")  # relative: fractions 0..1
 
@@ -44,6 +46,7 @@ class ImageRow:
         source: key of the annotation file.
         id: the source's own.
         faulty: boxes of this image that could not be read.
+        window: the part ``(x0, y0, x1, y1)`` of the file that this row is, if it is a tile of a large image.
     """
 
     file: str
@@ -55,6 +58,7 @@ class ImageRow:
     source: str = ""
     id: Any = None
     faulty: int = 0
+    window: Window | None = None
 
 
 @dataclass

@@ -27,7 +27,7 @@ class Labelled(NamedTuple):
     name: str
     width: int
     height: int
-    boxes: list[tuple[int, float, float, float, float]]
+    boxes: Sequence[tuple[int, float, float, float, float]]
 
 
 def image_path(folder: Path, format: str, split: str, name: str) -> Path:
