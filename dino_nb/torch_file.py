@@ -84,3 +84,12 @@ def _first_sentence(text: str) -> str:
         if "GLOBAL" in line or "global" in line:
             return line.strip()[:200]
     return text.splitlines()[0][:200] if text else ""
+
+
+def check_whole(tensors: dict[str, Any], where: str | Path) -> None:
+    """``UserError`` for a tensor that claims more elements than the file holds: using it could take all memory."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{where} holds a {type(tensor).__name__} as {name!r}, where a tensor should be.")
+        if not tensor.is_meta and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{where} is damaged: {name!r} of shape {tuple(tensor.shape)} is larger than its data.")

@@ -2,36 +2,65 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from dino_nb.checkpoints import zoo
-from dino_nb.checkpoints.files import load_checkpoint
+from dino_nb.checkpoints.checkpoint import load_checkpoint
+from dino_nb.checkpoints.official import published_state
 from dino_nb.coco_classes import COCO_OUTPUTS
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.models.dino import DINO
 
 DINO_TINY = Path(__file__).parent / "assets" / "dino_tiny.safetensors"
+_ENDINGS = (".pth", ".pt", ".safetensors")
 
 
-def load_model(name_or_path, device=None):
+def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device | None = None) -> DINO:
     """A ``DINO`` module in eval mode on ``device``.
 
     Args:
-        name_or_path: a checkpoint file (this package's, or a published ``.pth``); ``"dino-tiny"``, a small network
-            for trying things out that comes with the package; the name of a published checkpoint (``dino-nb zoo``
-            lists them; downloaded once), or a Google Drive id or link of one.
+        name_or_path: a checkpoint file (this package's, or a published ``.pth``); the folder of a training run;
+            ``"dino-tiny"``, a small network for trying things out that comes with the package; the name of a published
+            checkpoint (``dino-nb zoo`` lists them; downloaded once), or a Google Drive id or link of one.
         device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``; None takes a GPU where there is one.
 
     Raises:
         UserError: no such file or name, a damaged checkpoint, or a device that is not there.
     """
     device = pick_device(device)  # before a download of hundreds of megabytes
-    name = os.fspath(name_or_path)
+    name = os.fspath(name_or_path).strip().strip("\"'").strip()
     file = DINO_TINY if name == "dino-tiny" and not Path(name).exists() else _find(name)
-    return load_checkpoint(file).eval().to(device)
+    return load_checkpoint(file).to(device)
 
 
-def pick_device(device=None):
+def as_model(source: Any, device: str | torch.device | None = None) -> DINO:
+    """The ``DINO`` module of a ``Detector``, a module, or whatever :func:`load_model` takes, on ``device``.
+
+    A module stays where it is if ``device`` is None.
+    """
+    model = getattr(source, "model", source)
+    if isinstance(model, nn.Module):
+        return model if device is None else model.to(pick_device(device))  # type: ignore[return-value]
+    if isinstance(source, (str, os.PathLike)):
+        return load_model(source, device)
+    raise UserError(
+        f"a {type(source).__name__} is not a model: give a checkpoint's name or path, a Detector, or a DINO module."
+    )
+
+
+def export_official(source: Any) -> dict[str, torch.Tensor]:
+    """The state dict of a model with the published names, as the original code loads it strictly.
+
+    ``source``: a ``Detector``, a module, or a checkpoint's name or path. What ``load_official`` read comes back with
+    the same names and bits.
+    """
+    return published_state(as_model(source, None if isinstance(getattr(source, "model", source), nn.Module) else "cpu"))
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
     """The ``torch.device`` to use: the given one if it is there, else a GPU if there is one, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,13 +81,21 @@ def pick_device(device=None):
     return device
 
 
-def _find(name):
-    path = Path(name).expanduser()
+def output_names(model: Any) -> list[str | None]:
+    """A name for each output of ``model``: its own, COCO's for a published 91-way head, else ``class 0``, ..."""
+    if model.class_names is not None:
+        return list(model.class_names)
+    outputs = model.config.num_classes
+    return list(COCO_OUTPUTS) if outputs == len(COCO_OUTPUTS) else [f"class {i}" for i in range(outputs)]
+
+
+def _find(name: str) -> Path:
+    path = Path(name).expanduser() if len(name) < 1000 and "\0" not in name else Path("?")
     if path.is_dir():
-        raise UserError(f"{name} is a folder: give the checkpoint file in it.")
+        return _in_folder(path)
     if path.exists():
         return path
-    if path.suffix in (".pth", ".pt", ".safetensors") and "://" not in name and zoo.find(name) is None:
+    if path.suffix in _ENDINGS and "://" not in name and zoo.find(name) is None:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
     if zoo.find(name) is None and did_you_mean(name, ["dino-tiny"]):  # a name that the zoo does not know
@@ -66,9 +103,11 @@ def _find(name):
     return zoo.fetch(name)
 
 
-def output_names(model):
-    """A name for each output of ``model``: its own, COCO's for a published 91-way head, else ``class 0``, ..."""
-    if model.class_names is not None:
-        return list(model.class_names)
-    outputs = model.config.num_classes
-    return list(COCO_OUTPUTS) if outputs == len(COCO_OUTPUTS) else [f"class {i}" for i in range(outputs)]
+def _in_folder(folder: Path) -> Path:
+    """The checkpoint that a folder means: the best of a training run, or the only one."""
+    inside = sorted(p for p in folder.iterdir() if p.suffix in _ENDINGS and not p.name.startswith("state_"))
+    best = [p for p in inside if p.stem == "checkpoint_best"]
+    if best or len(inside) == 1:
+        return (best or inside)[0]
+    found = f"it holds {', '.join(p.name for p in inside[:12])}" if inside else "it holds none"
+    raise UserError(f"{folder} is a folder: give the checkpoint file in it ({found}).")

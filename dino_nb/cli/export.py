@@ -25,7 +25,7 @@ def add_arguments(parser):
 def run(args):
     import torch
 
-    from dino_nb.checkpoints.files import save_checkpoint
+    from dino_nb.checkpoints.checkpoint import save_checkpoint
     from dino_nb.checkpoints.official import export_official
     from dino_nb.files import atomic_path
     from dino_nb.inference.detector import load

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dino_nb
-from dino_nb.checkpoints.files import load_checkpoint, save_checkpoint
+from dino_nb.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dino_nb.checkpoints.official import read_config
 from dino_nb.config import ModelConfig
 from dino_nb.errors import UserError

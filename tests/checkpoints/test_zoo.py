@@ -10,7 +10,7 @@ import torch
 
 import dino_nb
 from dino_nb.checkpoints import zoo
-from dino_nb.checkpoints.files import save_checkpoint
+from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.checkpoints.web import BLOCK, DownloadError
 from dino_nb.cli import main
 from dino_nb.errors import UserError

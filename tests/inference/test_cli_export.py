@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import dino_nb
-from dino_nb.checkpoints.files import save_checkpoint
+from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.cli import main
 from dino_nb.config import ModelConfig
 

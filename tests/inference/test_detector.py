@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import dino_nb
-from dino_nb.checkpoints.files import save_checkpoint
+from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector, load, output_names
 from dino_nb.models.dino import build_model

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +118,40 @@ def test_finetune_refuses_ground_truth_that_does_not_score(small_sample, tmp_pat
     file.write_text(json.dumps(data))
     with pytest.raises(UserError, match="taken as predictions, score AP50"):
         tiny_run(shrunk, tmp_path / "run")
+
+
+def test_finetune_takes_data_that_cocos_cap_does_not_score_in_full(small_sample, tmp_path):
+    dense = tmp_path / "dense"
+    shutil.copytree(small_sample, dense)
+    file = dense / "annotations" / "instances_val2017.json"
+    data = json.loads(file.read_text())
+    image, category = data["images"][0]["id"], data["categories"][0]["id"]
+    data["annotations"] = [
+        {"id": 25 * row + column + 1, "image_id": image, "category_id": category, "iscrowd": 0, "area": 16}
+        | {"bbox": [5 * column, 5 * row, 4, 4]}
+        for row in range(17)
+        for column in range(25)
+    ]
+    file.write_text(json.dumps(data))
+    assert len(tiny_run(dense, tmp_path / "run", epochs=1).history) == 2
+
+
+def test_finetune_takes_a_detector(small_sample, scratch, tmp_path):
+    result = tiny_run(small_sample, tmp_path, dino_nb.load(scratch.checkpoint, device="cpu"), epochs=1)
+    assert result.history[0]["AP"] == scratch.best["AP"]
+
+
+def test_finetune_answers_misspelt_parameters(small_sample):
+    with pytest.raises(UserError, match="finetune has no parameter 'ouput_dir'. Did you mean 'output_dir'"):
+        dino_nb.finetune(small_sample, None, ouput_dir="run")
+    with pytest.raises(UserError, match="Did you mean 'warmup_steps'"):
+        dino_nb.finetune(small_sample, None, warmup_stesp=3)
+
+
+def test_finetune_names_its_folder_after_the_network(small_sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = tiny_run(small_sample, None, "dino-tiny", epochs=1, max_hours=0)
+    assert result.output_dir == Path("logs/DINO/dino-tiny") and result.last.is_file()
 
 
 def test_small_recipe_keeps_the_first_stages_of_imagenet(small_sample, tmp_path, lite0_weights):
