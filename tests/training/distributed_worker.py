@@ -76,11 +76,48 @@ def train(micro_batch=4):
     return run
 
 
+def poison(run_step, is_bad):
+    """``train`` whose loss is not finite in the steps for which ``is_bad`` holds; the network."""
+    real, calls = trainer.accumulate_gradients, []
+
+    def accumulate(*args):
+        losses, parts = real(*args)
+        calls.append(1)
+        if is_bad(len(calls) - 1):
+            for parameter in args[0].parameters():
+                parameter.grad = parameter if parameter.grad is None else parameter.grad * float("nan")
+            parts = [part * float("nan") for part in parts]
+        return losses, parts
+
+    trainer.accumulate_gradients = accumulate
+    try:
+        return run_step()
+    finally:
+        trainer.accumulate_gradients = real
+
+
 def steps(folder):
     """Half the batch each; every process writes what it ended with. The second one cuts its half in two."""
     rank = distributed.rank()
     run = train(micro_batch=2 - rank)
     torch.save([run.model.state_dict(), run.ema.module.state_dict()], folder / f"{rank}.pt")
+
+
+def trouble(folder):
+    """The first process runs out of memory in its second step; the second one's loss is not finite in the third."""
+    rank, calls = distributed.rank(), []
+    backward = Precision.backward
+
+    def run_out(self, loss):
+        backward(self, loss)
+        calls.append(1)
+        if rank == 0 and len(calls) == 2:  # gradients of the first try are there, and must not count
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    Precision.backward = run_out
+    run = poison(lambda: train(micro_batch=2), lambda step: rank == 1 and step == 2)
+    assert (run.plan.micro_batch, run.ema.step) == (1 + rank, 4)
+    torch.save([run.model.state_dict(), run.ema.module.state_dict()], folder / f"trouble{rank}.pt")
 
 
 def exchange(folder):
@@ -117,5 +154,5 @@ def fail(folder):
 if __name__ == "__main__":
     with distributed.session():
         for mode in sys.argv[2:]:
-            {"steps": steps, "exchange": exchange, "fail": fail}[mode](Path(sys.argv[1]))
+            {"steps": steps, "exchange": exchange, "fail": fail, "trouble": trouble}[mode](Path(sys.argv[1]))
     assert not distributed.active() and os.environ["WORLD_SIZE"] == "2"

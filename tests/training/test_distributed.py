@@ -25,7 +25,7 @@ def torchrun(folder, *modes):
 def pair(tmp_path_factory):
     """What two processes left behind."""
     folder = tmp_path_factory.mktemp("pair")
-    done = torchrun(folder, "exchange", "steps")
+    done = torchrun(folder, "exchange", "steps", "trouble")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -45,6 +45,20 @@ def test_processes_with_half_the_batch_each_end_like_one_with_the_whole(pair, mo
     before = distributed_worker.build_model(distributed_worker.MODEL).double().state_dict()
     moved = [name for name in before if not torch.equal(before[name], alone.model.state_dict()[name])]
     assert len(moved) > 100, "the steps did change the network"
+
+
+def test_processes_skip_and_repeat_steps_together(pair, monkeypatch):
+    """One runs out of memory in the middle of a step, one has a loss that is not finite: as if one process had both."""
+    monkeypatch.syspath_prepend(WORKER.parent)
+    import distributed_worker
+
+    alone = distributed_worker.poison(distributed_worker.train, lambda step: step == 2)
+    for rank in range(2):
+        model, ema = torch.load(pair / f"trouble{rank}.pt")
+        for name, expected in alone.model.state_dict().items():
+            torch.testing.assert_close(model[name], expected, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        for name, expected in alone.ema.module.state_dict().items():
+            torch.testing.assert_close(ema[name], expected, rtol=1e-7, atol=1e-9)
 
 
 def test_processes_tell_each_other_what_they_know(pair):

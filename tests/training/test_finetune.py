@@ -142,7 +142,7 @@ def test_finetune_takes_a_detector(small_sample, scratch, tmp_path):
 
 
 def test_finetune_answers_misspelt_parameters(small_sample):
-    with pytest.raises(UserError, match="finetune has no parameter 'ouput_dir'. Did you mean 'output_dir'"):
+    with pytest.raises(UserError, match=r"finetune has no parameter 'ouput_dir'. Did you mean 'output_dir'"):
         dino_nb.finetune(small_sample, None, ouput_dir="run")
     with pytest.raises(UserError, match="Did you mean 'warmup_steps'"):
         dino_nb.finetune(small_sample, None, warmup_stesp=3)

@@ -180,3 +180,24 @@ def test_memory_limit_is_that_of_the_machine():
     block = torch.ones(32 << 20, dtype=torch.uint8)
     assert memory.peak_memory(device) >= memory.used_memory(device) - (8 << 20)
     assert block.sum() == 32 << 20
+
+
+def test_memory_limit_takes_cached_files_as_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text(f"{8 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{7 * GIB}\n")
+    (tmp_path / "memory.stat").write_text(
+        f"anon {GIB}\nfile {6 * GIB}\ninactive_file {4 * GIB}\nactive_file {2 * GIB}\n"
+    )
+    monkeypatch.setattr(memory, "used_memory", lambda device: 0)
+    available = memory._field(memory.PROC / "meminfo", "MemAvailable:") << 10
+    assert memory.memory_limit(torch.device("cpu")) == min(available, 7 * GIB) // 2
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.memory_limit(torch.device("cpu")) <= available
+
+
+def test_training_imports_where_there_is_no_resource_module():
+    code = (
+        "import sys; sys.modules['resource'] = None; from dino_nb.training import memory; assert memory._max_rss() == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

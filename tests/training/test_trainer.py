@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +11,9 @@ import sys
 import pytest
 import torch
 
+from dino_nb import distributed
 from dino_nb.errors import UserError
-from dino_nb.training import trainer
+from dino_nb.training import finetune, setup, trainer
 from dino_nb.training.checkpoint_manager import read_state
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.progress import read_log
@@ -235,6 +238,79 @@ def test_patience_stops_early(small_sample, tmp_path):
     result = tiny_run(small_sample, tmp_path, epochs=9, patience=2, lr=0.0, lr_backbone=0.0, ema=False)
     assert result.stopped == "patience"
     assert [r["epoch"] for r in result.history] == [0, 1, 2] and result.best["epoch"] == 0
+
+
+def test_patience_counts_evaluations_not_epochs(small_sample, tmp_path):
+    result = tiny_run(small_sample, tmp_path, epochs=6, eval_every=3, patience=2, lr=0.0, lr_backbone=0.0, ema=False)
+    assert [r["epoch"] for r in result.history] == [0, 3, 6] and result.stopped == "finished"
+
+
+def test_overwrite_starts_a_new_log(small_sample, tmp_path):
+    tiny_run(small_sample, tmp_path, epochs=2)
+    tiny_run(small_sample, tmp_path, epochs=1, overwrite=True)
+    assert [r["step"] for r in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3, 3]
+
+
+def test_resume_sends_no_state_to_other_processes(small_sample, tmp_path, monkeypatch):
+    tiny_run(small_sample, tmp_path, epochs=1)
+    sent = []
+    real = distributed.run_on_main
+
+    def run_on_main(function, *args):
+        sent.append(real(function, *args))
+        return sent[-1]
+
+    monkeypatch.setattr(distributed, "run_on_main", run_on_main)
+    tiny_run(small_sample, tmp_path, epochs=2, resume="auto")
+    assert tmp_path / "state_last.pt" in sent and len(pickle.dumps(sent)) < 10_000
+
+
+def test_resume_names_a_file_that_only_the_main_process_sees(small_sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "run_on_main", lambda function, *args: tmp_path / "elsewhere" / "state_last.pt")
+    with pytest.raises(UserError, match=r"process 0 does not see .*state_last.pt"):
+        tiny_run(small_sample, tmp_path, resume="auto")
+
+
+def test_stop_during_the_first_evaluation_leaves_a_checkpoint(small_sample, tmp_path, monkeypatch, capsys):
+    from dino_nb.training.validation import Validation
+
+    monkeypatch.setattr(Validation, "__call__", lambda self, model: os.kill(os.getpid(), signal.SIGINT))
+    result = tiny_run(small_sample, tmp_path)
+    assert (result.stopped, result.history, result.best, result.report) == ("SIGINT", [], None, None)
+    assert result.checkpoint == result.last == tmp_path / "checkpoint_last.pth" and result.last.is_file()
+    assert "stopped by SIGINT at epoch 0, step 0, not yet evaluated; saved" in capsys.readouterr().out
+
+
+def test_overflow_of_fp16_is_counted_and_leaves_the_average_alone(small_sample, tmp_path, monkeypatch):
+    for module in (setup, finetune):
+        monkeypatch.setattr(module, "choose", lambda device, wanted: "fp16")
+    real, runs = trainer.clip_gradients, []
+
+    def overflow(parameters, max_norm):
+        real(parameters, max_norm)
+        return torch.tensor(float("inf"))
+
+    make_run = setup.make_run
+    monkeypatch.setattr(finetune, "make_run", lambda *a, **k: runs.append(make_run(*a, **k)) or runs[-1])
+    monkeypatch.setattr(trainer, "clip_gradients", overflow)
+    with pytest.raises(TrainingDiverged, match="7 steps in a row were skipped"):
+        tiny_run(small_sample, tmp_path, max_nonfinite=7)
+    assert runs[0].ema.step == 0 and runs[0].skipped == 7
+
+
+def test_training_diverged_is_a_sentence_for_the_user():
+    assert issubclass(TrainingDiverged, UserError)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_a_sentence_from_any_worker(small_sample, tmp_path, workers):
+    broken = tmp_path / "broken"
+    shutil.copytree(small_sample, broken)
+    for path in (broken / "train2017").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError) as caught:
+        tiny_run(broken, tmp_path / "run", num_workers=workers)
+    assert "Traceback" not in str(caught.value) and "train2017" in str(caught.value)
 
 
 MEMORY_OF_EPOCHS = """
