@@ -39,6 +39,8 @@ class ModelConfig:
         dn_box_noise_scale, dn_label_noise_ratio: strength of the noise on boxes, share of labels with noise.
         dn_labelbook_size: rows of the label embedding, minus one.
         focal_alpha, focal_gamma: of the focal loss and of the matcher's class cost.
+        iou_target: the class target of a matched query is the IoU of its box instead of 1 (varifocal loss, arXiv
+            2008.13367; scores then rank boxes by their fit). Not in the published models.
         set_cost_*, *_loss_coef: weights of the matching costs and of the losses (appendix of the paper).
     """
 
@@ -66,6 +68,7 @@ class ModelConfig:
     dn_labelbook_size: int = 91
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    iou_target: bool = False
     set_cost_class: float = 2.0
     set_cost_bbox: float = 5.0
     set_cost_giou: float = 2.0
@@ -107,6 +110,9 @@ class TrainConfig:
             (``dino_nb.training.recipe``), except those that are given.
         batch_size: images per optimiser step, over all processes and micro-batches together.
         lr, lr_backbone: learning rates of the network and of its backbone.
+        sampling_lr: factor of the rates of ``sampling_offsets`` and ``reference_points`` (Deformable DETR: 0.1).
+        layer_decay: factor of the backbone's rate from one of its stages to the one before (1: none, as published).
+        decay_norms: weight decay on norms and biases too, as published.
         weight_decay, clip_max_norm: AdamW's decay; the gradient norm that is clipped to (0: no clipping).
         schedule: ``step`` (drops at ``lr_drop``), ``cosine`` (to 1 % of the rate at the end) or ``constant``.
         lr_drop: epochs after which the rate falls tenfold; several make it a multi-step schedule.
@@ -114,6 +120,10 @@ class TrainConfig:
         ema, ema_decay: keep a running average of the weights, and evaluate and ship that.
         patience: evaluations without a better AP after which training ends early (0: never).
         frozen: parts that are not trained, by substrings of parameter names, e.g. ``("backbone",)``.
+        augment: ``published``, ``light``, ``strong``, ``aerial``, or names of single steps (``dino_nb.data.augment``).
+        augment_off: share of the run at its end that has the published augmentation alone.
+        repeat_rare: repeat images of classes that are in less than this share of the images (LVIS; 0: off).
+        empty_share: largest share of images without objects in an epoch (1: all of them).
         seed: of initialisation, data order, augmentation and denoising.
         amp: ``auto`` (what the device is good at), ``fp32``, ``fp16`` or ``bf16``.
         micro_batch: images per forward pass; 0 lets the memory planner choose.
@@ -136,6 +146,9 @@ class TrainConfig:
     batch_size: int = 16
     lr: float = 1e-4
     lr_backbone: float = 1e-5
+    sampling_lr: float = 1.0
+    layer_decay: float = 1.0
+    decay_norms: bool = True
     weight_decay: float = 1e-4
     clip_max_norm: float = 0.1
     schedule: str = "step"
@@ -145,6 +158,10 @@ class TrainConfig:
     ema_decay: float = 0.9997
     patience: int = 0
     frozen: tuple[str, ...] = ()
+    augment: str = "published"
+    augment_off: float = 0.15
+    repeat_rare: float = 0.0
+    empty_share: float = 1.0
     seed: int = 42
     amp: str = "auto"
     micro_batch: int = 0
@@ -194,7 +211,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["patience", "micro_batch"], (0, 1_000_000)),
     **dict.fromkeys(["steps", "warmup_steps"], (0, 1_000_000_000)),
     **dict.fromkeys(["lr", "lr_backbone"], (0, 0.1)),
-    "weight_decay": (0, 1),
+    **dict.fromkeys(["weight_decay", "augment_off", "repeat_rare", "empty_share"], (0, 1)),
+    **dict.fromkeys(["sampling_lr", "layer_decay"], (0.001, 1)),
     "ema_decay": (0, 0.99999),
     "clip_max_norm": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
