@@ -1,8 +1,12 @@
-"""A data set at a glance: its classes, how many boxes, their sizes and shapes, and some pictures with their boxes."""
+"""A data set at a glance: its classes, how many boxes, their sizes and shapes, and some images with their boxes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from dino_nb import fonts
 from dino_nb.data.images import open_image
 from dino_nb.draw import class_colors, draw_boxes
 from dino_nb.errors import UserError, printable
@@ -12,20 +16,23 @@ from dino_nb.prepare.check_images import Folder, known_sizes, look_at_images
 from dino_nb.prepare.findings import Findings
 from dino_nb.prepare.layout import guess_layout, to_xywh
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INK, FAINT, BAR = "#22303c", "#8a97a3", "#4c8bb8"
 COCO_AREAS = (32**2, 96**2)  # square pixels: where COCO's small and medium objects end
 SHOWN_CLASSES = 20
-MOST_NAMED = 12  # boxes of one picture
-_SIDE = 340  # pixels of a picture on the contact sheet
+MOST_NAMED = 12  # boxes of one image
+_SIDE = 340  # pixels of an image on the contact sheet
 
 
-def summary_figure(cocodir, split="train", *, pictures=12, seed=0):
-    """Class histogram, boxes a picture, sizes, shapes, and a contact sheet with the boxes drawn, as one figure.
+def summary_figure(cocodir: str | Path, split: str = "train", *, images: int = 12, seed: int = 0) -> "Figure":
+    """Class histogram, boxes per image, sizes, shapes, and a contact sheet with the boxes drawn, as one figure.
 
     Args:
         cocodir: folder with ``{split}2017/`` and ``annotations/``.
         split: ``train``, ``val`` or ``test``.
-        pictures: of the contact sheet; drawn at random so that each class is seen, the same for the same ``seed``.
+        images: on the contact sheet; chosen at random so that each class is seen, the same for the same ``seed``.
 
     Returns:
         ``matplotlib.figure.Figure``. Boxes in a layout other than COCO's are shown as they seem to be meant (the check
@@ -35,10 +42,12 @@ def summary_figure(cocodir, split="train", *, pictures=12, seed=0):
 
     data = _read(cocodir, split)
     boxes, sizes = _boxes(data)
-    chosen = _choose(data, pictures, np.random.default_rng(seed))
+    chosen = _choose(data, images, np.random.default_rng(seed))
     columns = 6
     rows = -(-len(chosen) // columns)
-    with plt.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
+    with plt.rc_context(
+        {"font.family": fonts.families(_names(data)), "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
+    ):
         figure = plt.figure(figsize=(15, 7 + 2.35 * rows), layout="constrained", facecolor="white")
         top, bottom = figure.subfigures(2, 1, height_ratios=(6.4, max(0.3, 2.35 * rows)))
         left, right = top.subfigures(1, 2, width_ratios=(1, 2))
@@ -49,7 +58,7 @@ def summary_figure(cocodir, split="train", *, pictures=12, seed=0):
         _draw_shapes(shapes, boxes)
         _draw_extents(extents, boxes, sizes, data)
         _draw_sheet(bottom, data, boxes, chosen, rows, columns)
-        n = f"{len(data.image_ids):,} pictures, {len(data.rows):,} boxes, {len(set(data.category.tolist())):,} classes"
+        n = f"{len(data.image_ids):,} images, {len(data.rows):,} boxes, {len(set(data.category.tolist())):,} classes"
         figure.suptitle(f"{data.name}: {n}", fontsize=14, fontweight="bold", x=0.008, ha="left")
         plt.close(figure)  # a notebook shows what a cell returns, and would show an open figure once more
     return figure
@@ -65,7 +74,7 @@ def _read(cocodir, split):
 
 
 def _boxes(data):
-    """Boxes in pixels as x, y, width, height ``(n, 4)``, and the width and height of the picture of each ``(n, 2)``."""
+    """Boxes in pixels as x, y, width, height ``(n, 4)``, and the width and height of the image of each ``(n, 2)``."""
     sizes = data.image_sizes
     if not np.isfinite(sizes).all():
         sizes = known_sizes(data, look_at_images(data, Folder(data.folder), full=False, progress=False))
@@ -129,7 +138,7 @@ def _draw_counts(axes, data):
     width = max(1, -(-int(counts.max()) // 40))
     edges = np.arange(0, counts.max() + width + 1, width) - 0.5
     axes.hist(counts, edges, color=BAR, edgecolor="white", linewidth=0.6)
-    _style(axes, "Boxes of each picture", "boxes", "pictures")
+    _style(axes, "Boxes per image", "boxes", "images")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color="#e8ecef")
@@ -177,8 +186,8 @@ def _draw_shapes(axes, boxes):
 
 
 def _draw_extents(axes, boxes, sizes, data):
-    """Width against height as shares of the picture: labels of the whole picture sit in the corner at the top."""
-    _style(axes, "Width and height", "share of the picture's width", "share of its height")
+    """Width against height as shares of the image: labels of the whole image sit in the corner at the top."""
+    _style(axes, "Width and height", "share of the image's width", "share of its height")
     shares = boxes[:, 2:] / sizes
     drawn = np.isfinite(shares).all(1) & (shares > 0).all(1)
     shares = shares[drawn]
@@ -202,7 +211,7 @@ def _remark(axes, text, left=False):
 
 
 def _choose(data, n, rng):
-    """Positions of up to ``n`` pictures: first one of each class, rare classes first, then others with boxes."""
+    """Positions of up to ``n`` images: first one of each class, rare classes first, then others with boxes."""
     order = rng.permutation(len(data.image_ids))
     counts = np.bincount(data.image, minlength=len(order))
     has = np.unique(np.stack([data.category, data.image], 1), axis=0)
@@ -223,24 +232,24 @@ def _draw_sheet(figure, data, boxes, chosen, rows, columns):
     for axes, i in zip(grid.flat, chosen):
         mine = np.flatnonzero((data.image == i) & np.isfinite(boxes).all(1))
         x, y, w, h = boxes[mine].T
-        # Many names would hide the picture; the colours are those of the class histogram.
+        # Many names would hide the image; the colours are those of the class histogram.
         labels = [names[c] if len(mine) <= MOST_NAMED else "" for c in data.category[mine]]
         paints = [colors[names[c]] for c in data.category[mine]]
         title = printable(data.image_names[i], 26)
         try:
-            picture, scale = _small_picture(data, i)
+            image, scale = _small_image(data, i)
             corners = np.stack([x, y, x + w, y + h], 1) * scale
-            axes.imshow(np.asarray(draw_boxes(picture, corners, labels, colors=paints)))
+            axes.imshow(np.asarray(draw_boxes(image, corners, labels, colors=paints)))
         except UserError:
             axes.text(0.5, 0.5, "cannot be read", transform=axes.transAxes, ha="center", va="center", color="#c0392b")
         axes.set_title(f"{title}  ({len(mine)})", fontsize=8, color=INK, parse_math=False)
 
 
-def _small_picture(data, i):
-    """The picture as large as the sheet shows it, and by how much it was scaled: names drawn on it stay readable."""
+def _small_image(data, i):
+    """The image as large as the sheet shows it, and by how much it was scaled: names drawn on it stay readable."""
     if leaves_folder(data.image_names[i]):
         raise UserError("the name leads out of the folder.")
-    picture = open_image(data.folder / data.image_names[i])
-    scale = _SIDE / max(picture.size)
-    size = [max(1, round(side * scale)) for side in picture.size]
-    return picture.resize(size, Image.Resampling.LANCZOS), scale
+    image = open_image(data.folder / data.image_names[i])
+    scale = _SIDE / max(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
+    return image.resize(size, Image.Resampling.LANCZOS), scale

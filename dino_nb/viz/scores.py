@@ -1,6 +1,6 @@
 """An evaluation to look at: precision and recall, classes, the cost of errors, the worst images, confused classes."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -10,13 +10,17 @@ from dino_nb.draw import class_colors
 from dino_nb.errors import UserError, did_you_mean, printable
 from dino_nb.evaluation.analysis import KINDS, Analysis
 from dino_nb.evaluation.drawing import beside, crop
+from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.viz.sheet import grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN_CLASSES = 20
 _NAMED_CURVES = 8  # more colours than this cannot be told apart in one plot
 
 
-def evaluation_figure(result: Any, errors: Analysis | None = None) -> Any:
+def evaluation_figure(result: EvalResult, errors: Analysis | None = None) -> "Figure":
     """Precision over recall, AP of the classes, and what each kind of error costs, as one ``matplotlib`` figure.
 
     Args:
@@ -38,7 +42,9 @@ def evaluation_figure(result: Any, errors: Analysis | None = None) -> Any:
     return figure
 
 
-def worst_images(result: Any, errors: Analysis | None = None, n: int = 4, width: int = 1100) -> Image.Image | None:
+def worst_images(
+    result: EvalResult, errors: Analysis | None = None, n: int = 4, width: int = 1100
+) -> Image.Image | None:
     """A sheet of the images with the most errors: ground truth dashed on the left, detections on the right.
 
     Args:
@@ -58,7 +64,9 @@ def worst_images(result: Any, errors: Analysis | None = None, n: int = 4, width:
     return grid(sides, columns=2, titles=titles, width=width) if sides else None
 
 
-def confused(result: Any, object: str, found: str = "background", n: int = 12, width: int = 1000) -> Image.Image | None:
+def confused(
+    result: EvalResult, object: str, found: str = "background", n: int = 12, width: int = 1000
+) -> Image.Image | None:
     """Crops of objects of one class that were found as another (dashed: the object, solid: the detection).
 
     ``object`` and ``found`` are class names; ``background`` for an object that was missed, or a detection of nothing.

@@ -31,18 +31,18 @@ def texts(figure):
     return " | ".join(t.get_text() for t in figure.findobj(Text))
 
 
-def test_the_figure_shows_classes_sizes_shapes_and_pictures(root, tmp_path):
+def test_the_figure_shows_classes_sizes_shapes_and_images(root, tmp_path):
     figure = summary_figure(root)
     assert titles(figure)[:5] == [
         "Boxes of each class",
-        "Boxes of each picture",
+        "Boxes per image",
         "Sizes, and what COCO calls them",
         "Shapes",
         "Width and height",
     ]
     document = read(root)
     words = texts(figure)
-    assert f"10 pictures, {len(document['annotations'])} boxes, 5 classes" in words
+    assert f"10 images, {len(document['annotations'])} boxes, 5 classes" in words
     assert all(c["name"] in words for c in document["categories"])
     assert sum(i["file_name"] in words for i in document["images"]) == 10
     pixels = render(figure)
@@ -70,13 +70,13 @@ def test_every_class_is_on_the_sheet(root):
     document = read(root)
     last = next(i for i in document["images"] if i["id"] == document["annotations"][-1]["image_id"])
     for seed in range(3):
-        assert last["file_name"] in texts(summary_figure(root, pictures=6, seed=seed))
+        assert last["file_name"] in texts(summary_figure(root, images=6, seed=seed))
 
 
 def test_boxes_that_are_written_as_corners_are_drawn_as_meant(root):
-    good = render(summary_figure(root, pictures=6))
+    good = render(summary_figure(root, images=6))
     edit(root, "train", lambda d: [a.update(bbox=_corners(a["bbox"])) for a in d["annotations"]])
-    np.testing.assert_array_equal(render(summary_figure(root, pictures=6)), good)
+    np.testing.assert_array_equal(render(summary_figure(root, images=6)), good)
 
 
 def _corners(box):
@@ -98,11 +98,11 @@ FAULTY = {
 @pytest.mark.parametrize("fault", FAULTY)
 def test_faulty_sets_have_a_figure_too(root, fault):
     edit(root, "train", FAULTY[fault])
-    assert render(summary_figure(root, pictures=3)).shape[2] == 3
+    assert render(summary_figure(root, images=3)).shape[2] == 3
 
 
-def test_a_picture_that_cannot_be_read_is_said_so(root):
-    image_file(root, read(root)).write_bytes(b"no picture")
+def test_image_that_cannot_be_read_is_said_so(root):
+    image_file(root, read(root)).write_bytes(b"no image")
     assert "cannot be read" in texts(summary_figure(root))
 
 
@@ -112,4 +112,4 @@ def test_nothing_to_show(root, tmp_path):
     edit(root, "train", lambda d: d.update(images=[]))
     with pytest.raises(UserError, match="no-images"):
         summary_figure(root)
-    assert "val: 5 pictures" in texts(summary_figure(root, "val2017"))
+    assert "val: 5 images" in texts(summary_figure(root, "val2017"))
