@@ -1,8 +1,6 @@
 # ---
 # jupyter:
-#   accelerator: GPU
 #   colab:
-#     gpuType: T4
 #     provenance: []
 #   jupytext:
 #     cell_metadata_filter: tags,cellView
@@ -20,31 +18,35 @@
 # ---
 
 # %% [markdown]
-# # Make a data set that is known to be good
+# # Make a data set you can trust
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/dino-nb/dino-nb/blob/main/notebooks/create_dataset.ipynb)
 #
-# Turn annotations of any usual format into one folder to train and score on, or learn which line of which file is not
-# right.
+# Turn annotations of any usual format into one checked folder for training and scoring, or learn which line of which
+# file is wrong. As it stands, this notebook runs on drawn images in half a minute and needs no GPU.
+#
+# The series: **create_dataset** →
+# [evaluate](evaluate.ipynb) →
+# [fine-tune](fine-tune.ipynb) →
+# [inference_and_visualization](inference_and_visualization.ipynb)
 
 # %% [markdown]
 # ## 1 · What to convert
 #
-# Everything you may want to change is here. As it stands, the notebook makes some pictures of coloured shapes,
-# annotated as Pascal VOC, and converts these: it runs anywhere in a few seconds.
+# Everything you may want to change is in this form. `SOURCE` says where your images and annotations are:
 #
-# | `SOURCE` | is |
+# | `SOURCE` | means |
 # |---|---|
-# | *(empty)* | the sample |
+# | *(empty)* | the sample: coloured shapes, annotated as Pascal VOC |
 # | `upload` | a zip that you choose from your computer (in Colab) |
-# | `/content/drive/MyDrive/pictures` | a folder, a zip or tar, or one annotation file, on Drive or on this machine |
+# | `/content/drive/MyDrive/images.zip` | a folder, a zip or tar, or one annotation file, on Drive or on this machine |
 # | `https://drive.google.com/...` | a link to a file that is shared with everyone who has the link |
 #
-# Read are COCO (also Roboflow's export), Pascal VOC, YOLO, LabelMe, CVAT and CSV; the format is found by looking.
+# The format is recognised by its content: COCO (Roboflow's export too), Pascal VOC, YOLO, LabelMe, CVAT or CSV.
 
 # %% cellView="form" tags=["parameters"]
 SOURCE = ""  # @param {type:"string"}
-PICTURES = ""  # @param {type:"string"}
+IMAGES = ""  # @param {type:"string"}
 FORMAT = "auto"  # @param ["auto", "coco", "voc", "yolo", "labelme", "cvat", "csv"]
 CLASSES = ""  # @param {type:"string"}
 VAL_FRACTION = 0.2  # @param {type:"slider", min:0.05, max:0.5, step:0.05}
@@ -54,141 +56,135 @@ OVERWRITE = False  # @param {type:"boolean"}
 COCODIR = "coco"  # @param {type:"string"}
 FIXED_COPY = ""  # @param {type:"string"}
 KEEP_AS = "kept/coco.zip"  # @param {type:"string"}
+INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
-# `PICTURES` is their folder, if they are not beside the annotations. `CLASSES` names the classes, as `cat, dog`, where
-# the source only numbers them. `VAL_FRACTION` is the share kept for scoring, if the source is not divided yet.
-# `SKIP_BAD` leaves out faulty lines and lists them, rather than refuse the source. `OVERWRITE` replaces what an earlier
-# run left in `COCODIR`.
+# - `IMAGES`: the folder of the images, if they are not beside the annotations.
+# - `CLASSES`: names such as `cat, dog`, where the source only numbers its classes.
+# - `VAL_FRACTION`: the share of images kept for scoring, if the source is not split yet.
+# - `SKIP_BAD`: leave out faulty lines and list them, instead of refusing the source.
+# - `OVERWRITE`: replace what an earlier run wrote to `COCODIR`.
+
+# %% [markdown]
+# ## 2 · Install
 #
-# The next cell installs the package where it is missing, and leaves the session's PyTorch as it is.
+# If the package is there already, nothing happens. Otherwise it is installed from the first of these that exists: a
+# clone of the repository around or beside this notebook, a wheel or zip of it there or in a folder `dino-nb` on your
+# mounted Drive, and last the address in `INSTALL_FROM`. The session's PyTorch stays as it is. *(20 seconds)*
 
-# %%
-import importlib.util
+# %% tags=["install"]
+import importlib.util, subprocess, sys
+from pathlib import Path
 
-if importlib.util.find_spec("dino_nb") is None:
-    # %pip install -q "dino-nb @ git+https://github.com/dino-nb/dino-nb"
-    print("dino_nb is installed.")
+if not all(map(importlib.util.find_spec, ("dino_nb", "pycocotools", "av"))):
+    places = (".", "..", "dino-nb", "/content/drive/MyDrive/dino-nb", "/kaggle/input/dino-nb")
+    near = [folder for folder in map(Path, places) if folder.is_dir()]
+    packed = [file for folder in near for file in (*folder.glob("dino_nb*.whl"), *folder.glob("dino-nb*.zip"))]
+    clones = [folder for folder in near if (folder / "dino_nb/version.py").is_file()]
+    origin = str([*(path.resolve() for path in clones + packed), INSTALL_FROM][0])
+    if subprocess.call([sys.executable, "-m", "pip", "install", "-q", origin, "av>=14.2"]):
+        raise SystemExit(f"Not installed: pip failed on {origin}. Is the internet on? Is INSTALL_FROM right?")
 
 # %% [markdown]
-# What this session has. Nothing here needs a GPU. Your Drive is mounted only if a path above is on it.
+# ## 3 · The session
+#
+# What this machine has. Nothing in this notebook needs a GPU: keep yours for the training.
+# Google Drive is mounted if a path in the form is on it.
 
 # %%
 import dino_nb
 
-if any(path.startswith("/content/drive") for path in (SOURCE, PICTURES, COCODIR, FIXED_COPY, KEEP_AS)):
-    dino_nb.colab.mount_drive()
-dino_nb.info()
+dino_nb.colab.setup(SOURCE, IMAGES, COCODIR, FIXED_COPY, KEEP_AS, gpu=False, made_for="0.1.0")
 
 # %% [markdown]
-# ## 2 · The source
+# ## 4 · The source
 #
-# What lies on Drive is copied to the local disk first, since Drive is slow for many small files. The sample is made
-# with the annotations of a picture each in an XML file, and lists of the pictures to train on and to score.
+# What is on Drive is copied to the local disk first: Drive is slow for many small files. With an empty `SOURCE` the
+# sample is drawn here.
 
 # %%
-from pathlib import Path
-
-from dino_nb.prepare.sample import make_sample
-
-if SOURCE == "upload":
-    assert dino_nb.colab.in_colab(), "upload is Colab's: elsewhere, set SOURCE to the path of the file"
-    from google.colab import files
-
-    SOURCE = next(iter(files.upload()))
-if not SOURCE:
-    SOURCE, COCODIR, OVERWRITE = make_sample("sample_voc", n_train=40, n_val=10, format="voc"), "sample_coco", True
-if Path(SOURCE).exists():
-    SOURCE = dino_nb.colab.stage(SOURCE)
-print(f"{SOURCE} -> {COCODIR}")
+source = dino_nb.colab.source(SOURCE, n_train=40, n_val=10, format="voc")
+target = dino_nb.colab.clean(COCODIR) if SOURCE else "sample/coco"
+print(f"{source} -> {target}")
 
 # %% [markdown]
-# ## 3 · Convert
+# ## 5 · Convert
 #
-# Splits that the source has are kept; else pictures are divided so that every class is on both sides, and never the
-# same picture. A fault is told with its file and line, and then nothing is written. The report counts pictures and
-# boxes, and names every box that had to be left out.
+# Splits that the source has are kept. Otherwise images are divided so that every class is on both sides, and equal
+# images stay on one side: an image that was trained on says nothing about new ones. If something is wrong, you are told
+# the file and the line, and nothing is written. The report counts images and boxes and names every box left out.
 
-# %%
+# %% tags=["convert"]
 report = dino_nb.convert_dataset(
-    SOURCE,
-    COCODIR,
+    source,
+    target,
     format=None if FORMAT == "auto" else FORMAT,
-    images=dino_nb.colab.stage(PICTURES) if PICTURES else None,
+    images=dino_nb.colab.stage(IMAGES) if IMAGES.strip() else None,
     class_names=CLASSES or None,
     val_fraction=VAL_FRACTION,
-    seed=SEED,
-    skip_bad=SKIP_BAD,
-    overwrite=OVERWRITE,
+    **{"seed": SEED, "skip_bad": SKIP_BAD, "overwrite": OVERWRITE or not SOURCE},
 )
-assert report.splits["train"]["boxes"] > 0
 report
 
 # %% [markdown]
-# ## 4 · Check
+# ## 6 · Check
 #
-# Now every picture is decoded and every number looked at. *Errors* would spoil the training, *warnings* may be what
+# Now every image is decoded and every number is looked at. *Errors* would spoil the training, *warnings* may be what
 # you want, *notes* are worth knowing. Each says what follows from it and what to do.
 
-# %%
-checked = dino_nb.check_dataset(COCODIR)
-assert checked.splits["train"]["images"] == report.splits["train"]["pictures"]
+# %% tags=["check"]
+checked = dino_nb.check_dataset(target)
 checked
 
 # %% [markdown]
-# Where something can be put right without asking you, a repaired copy is written to `FIXED_COPY`, with a log of each
-# change, and the rest of this notebook goes on with the copy. Left empty, nothing is changed.
+# What can be repaired without asking you is repaired in a copy, `FIXED_COPY`, with a log of every change, and the
+# rest of this notebook uses the copy. If you leave the field empty, nothing is changed.
 
-# %%
-from dino_nb.prepare.repair import fix_dataset
-
-if FIXED_COPY:
-    fixed = fix_dataset(COCODIR, FIXED_COPY)
-    COCODIR, checked = FIXED_COPY, fixed.report
+# %% tags=["repair"]
+if copy := dino_nb.colab.clean(FIXED_COPY):
+    fixed = dino_nb.fix_dataset(target, copy)
+    target, checked = copy, fixed.report
     print(fixed)
-assert checked.ok, "errors are left: see the report above, put them right in the source, and convert again"
+checked.raise_if_errors()
 
 # %% [markdown]
-# ## 5 · Look
+# ## 7 · Look
 #
-# Which classes, how many boxes a picture, how large, of what shape, and a sheet of pictures with their boxes. Classes
-# with few boxes are learnt badly. Boxes under 32 x 32 pixels are what COCO calls small, and the hardest to find.
+# A minute of looking saves hours of training. How many boxes does each class have? Under about 50 it will be learned
+# badly: label more of these first. How large are the boxes? Those under 32 x 32 pixels are what COCO calls small, and
+# the hardest to find. How many are in one image?
 
-# %%
+# %% tags=["look"]
 from matplotlib import pyplot as plt
 
-figure = dino_nb.viz.summary_figure(COCODIR, "train")
-assert len(figure.get_axes()) > 5
-plt.close(figure)  # else it is shown twice
+figure = dino_nb.viz.summary_figure(target, "train")
+plt.close(figure)  # otherwise it is shown twice
 figure
 
 # %% [markdown]
-# Flip through the pictures that the network will be scored on. A box that is wrong here is counted against the network.
+# Step through the images that the network will be scored on. A box that is wrong here counts against the network.
 
-# %%
+# %% tags=["browse"]
 split = "val" if "val" in report.splits else "train"
-browser = dino_nb.viz.browse(COCODIR, split)
-assert browser.position.max + 1 == report.splits[split]["pictures"] or FIXED_COPY
+browser = dino_nb.viz.browse(target, split)
 browser
 
 # %% [markdown]
-# ## 6 · Keep it
+# ## 8 · Keep it
 #
-# A Colab session forgets its disk. Packed into one file, on Drive if `KEEP_AS` is a path such as
-# `/content/drive/MyDrive/coco.zip`, the data set is back in the next session with one call: `restore(KEEP_AS, "coco")`.
+# A Colab session forgets its disk. Packed into one file on Drive, with `KEEP_AS` set to a path such as
+# `/content/drive/MyDrive/coco.zip`, the data set is there in every later session: give that path as `COCODIR` to the
+# other notebooks, as it is.
 
-# %%
-from dino_nb.prepare.archive import is_archive, pack
-
-if KEEP_AS:
-    kept = pack(COCODIR, KEEP_AS)
-    assert is_archive(kept)
+# %% tags=["keep"]
+if archive := dino_nb.colab.clean(KEEP_AS):
+    kept = dino_nb.pack(target, archive)
     print(f"{kept}: {kept.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# ## 7 · What next
+# ## 9 · What next
 #
-# - **evaluate**: how well a published network does on these pictures as it is.
-# - **fine-tune**: teach it your classes. Give it the folder made here, or the archive's after `restore`.
-# - The same from a terminal: `dino-nb convert SOURCE COCODIR`, then `dino-nb check COCODIR`.
+# - [evaluate](evaluate.ipynb): how well does a published network do on these images as it is?
+# - [fine-tune](fine-tune.ipynb): teach it your classes. `COCODIR` takes the folder made here, or `KEEP_AS`.
+# - In a terminal: `dino-nb convert SOURCE COCODIR`, then `dino-nb check COCODIR`.
 # - Detections with the ids of your own files: `dino-nb convert results.json own.json --results-of COCODIR`.

@@ -48,7 +48,7 @@
 COCODIR = ""  # @param {type:"string"}
 CHECKPOINT = "auto"  # @param {type:"string"}
 SPLIT = "val"  # @param ["val", "test", "train"]
-THRESHOLD = 0.3  # @param {type:"slider", min:0.05, max:1.0, step:0.05}
+THRESHOLD = 0.0  # @param {type:"slider", min:0.0, max:1.0, step:0.05}
 LIMIT = 0  # @param {type:"integer"}
 AMP = False  # @param {type:"boolean"}
 OUTPUT_DIR = "evaluation"  # @param {type:"string"}
@@ -56,9 +56,11 @@ INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"
 
 # %% [markdown]
 # - `CHECKPOINT`: `auto` takes the network that suits the data, and says which.
-# - `THRESHOLD`: from which score on a detection is drawn and counted as an error. The AP does not depend on it.
+# - `THRESHOLD`: from which score on a detection is drawn and counted as an error; 0 takes the best one, see below.
+#   The AP does not depend on it.
 # - `LIMIT`: score only so many images (0: all).
 # - `AMP`: compute in half precision. Faster on a GPU; the AP changes in the third digit at most.
+# - `OUTPUT_DIR`: where the report and the detections go.
 
 # %% [markdown]
 # ## 2 · Install
@@ -99,6 +101,7 @@ dino_nb.colab.setup(COCODIR, CHECKPOINT, OUTPUT_DIR, made_for="0.1.0")
 # %%
 cocodir = dino_nb.colab.dataset(COCODIR, n_train=1, n_val=24)
 checkpoint = dino_nb.colab.checkpoint(CHECKPOINT, cocodir)
+output = Path(dino_nb.colab.clean(OUTPUT_DIR))
 print(f"scoring {checkpoint} on the {SPLIT} images of {cocodir}")
 
 # %% [markdown]
@@ -109,7 +112,8 @@ print(f"scoring {checkpoint} on the {SPLIT} images of {cocodir}")
 # sample: 10 seconds. 1,000 images with R50: about 3 minutes on a T4, over an hour on two CPU cores.)*
 
 # %% tags=["score"]
-result = dino_nb.evaluate(cocodir, checkpoint, split=SPLIT, limit=LIMIT or None, amp=AMP, output_dir=OUTPUT_DIR)
+options = {"split": SPLIT, "limit": LIMIT or None, "amp": AMP, "threshold": THRESHOLD or None}
+result = dino_nb.evaluate(cocodir, checkpoint, output_dir=output, **options)
 result
 
 # %% [markdown]
@@ -131,38 +135,53 @@ best = dino_nb.score(truth, dino_nb.ground_truth_as_predictions(result.dataset))
 print(f"the annotations themselves: AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}")
 
 # %% [markdown]
-# ## 5 · Where it goes wrong
+# ## 5 · Which threshold?
 #
-# Each wrong detection and each missed object is sorted by kind, and each kind has a price: the AP50 you would gain if
-# only errors of this kind were corrected.
+# The AP looks at all scores at once; to use the network you have to choose one from which on you believe it. A low one
+# finds more (recall) and is wrong more often (precision). F1 weighs both alike: take its best threshold unless a missed
+# object costs you more than a false alarm, or the other way round.
 
-# %% tags=["errors"]
-errors = dino_nb.analyse_errors(truth, result.results, result.image_ids, threshold=THRESHOLD)
-print(errors)
+# %% tags=["threshold"]
+result.show("threshold")
 
 # %% [markdown]
-# What to try, by the kind in front:
+# ## 6 · Where it goes wrong
+#
+# Each wrong detection and each missed object is sorted by kind, and each kind has a price: the AP you would gain if
+# only errors of this kind were corrected. What to try, by the kind in front:
 #
 # - *missed*, *background*: train longer, or label more images like the ones below.
 # - *confused classes*: they look alike, or the labels disagree. Look at both classes' boxes.
 # - *localisation*: boxes are drawn loosely in the annotations, or the input size is small.
 
+# %% tags=["errors"]
+result.show("errors")
+
 # %% tags=["figure"]
-figure = dino_nb.viz.evaluation_figure(result, errors)
+figure = dino_nb.viz.evaluation_figure(result)
 figure
 
 # %% [markdown]
-# ## 6 · The worst images
-#
-# Dashed boxes are the annotations, solid ones what the network found. Often the worst images show an annotation that is
-# wrong, and correcting it is the cheapest way to a better score.
+# Which classes are taken for which. *Background* in a row: missed; in a column: found where nothing is.
 
-# %% tags=["worst"]
-sheet = dino_nb.viz.worst_images(result, errors, n=4)
-sheet
+# %% tags=["confusion"]
+result.show("confusion")
 
 # %% [markdown]
-# ## 7 · Keep it
+# ## 7 · The worst images
+#
+# Dashed boxes are the annotations, solid ones what the network found. Often the worst images show an annotation that is
+# wrong, and correcting it is the cheapest way to a better score. `show("labels")` lists such boxes by certainty.
+
+# %% tags=["worst"]
+sheet = dino_nb.viz.worst_images(result, n=4)
+sheet
+
+# %% tags=["labels"]
+result.show("labels")
+
+# %% [markdown]
+# ## 8 · Keep it
 #
 # `report.html` can be sent to a colleague. `results.json` holds every detection with the data set's own ids, in the
 # form that COCO's tools read: scored once more from that file, by pycocotools itself, it gives the same numbers.
@@ -170,12 +189,12 @@ sheet
 # %% tags=["keep"]
 import json
 
-saved = json.loads((Path(OUTPUT_DIR) / "results.json").read_text(encoding="utf-8"))
+saved = json.loads((output / "results.json").read_text(encoding="utf-8"))
 again = dino_nb.score(truth, saved, result.image_ids, library="pycocotools").metrics
-print(f"AP {again['AP']:.6f} by pycocotools from {', '.join(sorted(p.name for p in Path(OUTPUT_DIR).iterdir()))}")
+print(f"AP {again['AP']:.6f} by pycocotools from {', '.join(sorted(p.name for p in output.iterdir()))}")
 
 # %% [markdown]
-# ## 8 · What next
+# ## 9 · What next
 #
 # - [fine-tune](fine-tune.ipynb): teach the network your classes, starting at this score.
 # - [inference_and_visualization](inference_and_visualization.ipynb): move the threshold and see what it finds.

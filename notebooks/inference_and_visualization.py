@@ -20,212 +20,183 @@
 # ---
 
 # %% [markdown]
-# # Find objects in your pictures
+# # Find objects in your images
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/dino-nb/dino-nb/blob/main/notebooks/inference_and_visualization.ipynb)
 #
-# Load a DINO checkpoint, look at what it finds in pictures and videos, and keep the results.
+# Load a DINO checkpoint, look at what it finds in images and videos, and take the results with you. As it stands, this
+# notebook looks for drawn shapes with a small network, anywhere, in a minute.
+#
+# The series: [create_dataset](create_dataset.ipynb) →
+# [evaluate](evaluate.ipynb) →
+# [fine-tune](fine-tune.ipynb) →
+# **inference_and_visualization**
 
 # %% [markdown]
 # ## 1 · What to look at
 #
-# Everything you may want to change is here. As it stands, the notebook makes a few pictures of coloured shapes and
-# looks for these with a small network that comes with the package: it runs anywhere in under a minute.
+# Everything you may want to change is in this form.
 #
 # | For | set |
 # |---|---|
-# | your own fine-tuned network | `CHECKPOINT` to its file, such as `/content/drive/MyDrive/run/checkpoint_best.pth` |
-# | a published COCO network | `CHECKPOINT` to a name that `dino-nb zoo` lists, such as `dino-4scale-r50-24ep` |
-# | your own pictures | `PICTURES` to a folder, one file, a web address, or a pattern such as `photos/**/*.jpg` |
-# | annotations to compare with | `COCODIR` to the folder that *create_dataset* made |
+# | your own fine-tuned network | `CHECKPOINT` to the run's folder, such as `/content/drive/MyDrive/run` |
+# | a published network | `CHECKPOINT` to a name that `dino-nb zoo` lists, such as `dino-4scale-r50-24ep` |
+# | your own images | `IMAGES` to a folder, a file, a web address, `upload`, or a pattern such as `photos/**/*.jpg` |
+# | annotations to compare with | `COCODIR` to what *create_dataset* made: its folder, its zip on Drive, or a link |
 # | a video | `VIDEO` to its file |
 
 # %% cellView="form" tags=["parameters"]
-CHECKPOINT = "dino-tiny"  # @param {type:"string"}
-PICTURES = ""  # @param {type:"string"}
+CHECKPOINT = "auto"  # @param {type:"string"}
+IMAGES = ""  # @param {type:"string"}
 COCODIR = ""  # @param {type:"string"}
 VIDEO = ""  # @param {type:"string"}
 THRESHOLD = 0.3  # @param {type:"slider", min:0.05, max:1.0, step:0.05}
 SLICE_SIZE = 0  # @param {type:"integer"}
 OUTPUT_DIR = "predictions"  # @param {type:"string"}
+INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
-# `THRESHOLD` is the score from which a detection is shown. `SLICE_SIZE` is for large pictures with small objects, as
-# from a drone: they are then also looked at in squares of so many pixels, such as 800 (0: not).
+# - `THRESHOLD`: from which score on a detection is shown.
+# - `SLICE_SIZE`: for large images with small objects, as from a drone. They are then also looked at in squares of so
+#   many pixels, such as 800 (0: not).
+
+# %% [markdown]
+# ## 2 · Install
 #
-# The next cell installs the package where it is missing, and leaves the session's PyTorch as it is.
+# If the package is there already, nothing happens. Otherwise it is installed from the first of these that exists: a
+# clone of the repository around or beside this notebook, a wheel or zip of it there or in a folder `dino-nb` on your
+# mounted Drive, and last the address in `INSTALL_FROM`. The session's PyTorch stays as it is. *(20 seconds)*
 
-# %%
-import importlib.util
-
-if importlib.util.find_spec("dino_nb") is None:
-    # %pip install -q "dino-nb[video] @ git+https://github.com/dino-nb/dino-nb"
-    print("dino_nb is installed.")
-
-# %% [markdown]
-# What this session has. A published network wants a GPU (Runtime > Change runtime type);
-# the small one needs none.
-
-# %%
+# %% tags=["install"]
+import importlib.util, subprocess, sys
 from pathlib import Path
 
-import dino_nb
-from dino_nb import viz
-
-if any(str(path).startswith("/content/drive") for path in (CHECKPOINT, PICTURES, COCODIR, VIDEO, OUTPUT_DIR)):
-    dino_nb.colab.mount_drive()
-dino_nb.info()
+if not all(map(importlib.util.find_spec, ("dino_nb", "pycocotools", "av"))):
+    places = (".", "..", "dino-nb", "/content/drive/MyDrive/dino-nb", "/kaggle/input/dino-nb")
+    near = [folder for folder in map(Path, places) if folder.is_dir()]
+    packed = [file for folder in near for file in (*folder.glob("dino_nb*.whl"), *folder.glob("dino-nb*.zip"))]
+    clones = [folder for folder in near if (folder / "dino_nb/version.py").is_file()]
+    origin = str([*(path.resolve() for path in clones + packed), INSTALL_FROM][0])
+    if subprocess.call([sys.executable, "-m", "pip", "install", "-q", origin, "av>=14.2"]):
+        raise SystemExit(f"Not installed: pip failed on {origin}. Is the internet on? Is INSTALL_FROM right?")
 
 # %% [markdown]
-# ## 2 · The detector
+# ## 3 · The session
 #
-# `load` takes a file or a name. A published network is fetched once, checked, and kept for the next session if your
-# Drive is mounted. The names of the classes come with the checkpoint.
+# What this machine has, and a warning for each thing that will get in the way. The sample needs no GPU; a published
+# network does (in Colab: Runtime > Change runtime type > T4 GPU).
+# Google Drive is mounted if a path in the form is on it.
 
 # %%
-detector = dino_nb.load(CHECKPOINT)
-assert any(detector.class_names), "the checkpoint names no class"
+import dino_nb
+
+dino_nb.colab.setup(CHECKPOINT, IMAGES, COCODIR, VIDEO, OUTPUT_DIR, made_for="0.1.0")
+
+# %% [markdown]
+# Images, annotations and the detector that the form means. Without images and annotations the sample is drawn. A
+# published network is downloaded once, and kept for the next session if your Drive is mounted.
+
+# %% tags=["load"]
+cocodir = dino_nb.colab.dataset(COCODIR, n_train=1, n_val=12) if COCODIR.strip() or not IMAGES.strip() else None
+images = dino_nb.colab.images(IMAGES, cocodir)
+detector = dino_nb.load(dino_nb.colab.checkpoint(CHECKPOINT, cocodir))
 detector
 
 # %% [markdown]
-# With no pictures named above, the sample is made here: shapes of five kinds, with their annotations.
+# ## 4 · All images
+#
+# Every image goes through the network once, here; all that follows uses these results. A file that cannot be read is
+# named, and the others continue. Scores down to 0.05 are kept, so that you can move the threshold later. *(The
+# sample: seconds. R50: about 8 images a second on a T4, one in 4 seconds on two CPU cores.)*
 
-# %%
-from dino_nb.prepare.sample import make_sample
-
-if not PICTURES and not COCODIR:
-    COCODIR = make_sample("sample", n_train=1, n_val=12)
-pictures = PICTURES or Path(COCODIR) / "val2017"
-print(f"looking at {pictures}")
+# %% tags=["all"]
+results = detector.predict(images, threshold=0.05, slice_size=SLICE_SIZE or None)
+shown = [result.filter(THRESHOLD) for result in results]
+dino_nb.viz.grid(shown[:6], columns=3, titles=[f"{r.name}: {len(r)} found" for r in shown[:6]])
 
 # %% [markdown]
-# ## 3 · One picture
+# ## 5 · One result
 #
-# `predict` takes a path, a web address, a PIL picture, an array or a tensor. What comes back shows itself.
+# A result shows itself, and holds the numbers: `scores`, `names`, and `boxes` in pixels (left, top, right, bottom). For
+# other tools there are `to_pandas()`, `to_supervision()` and `to_dict()`.
 
-# %%
-from dino_nb.inference.sources import leaves
-from dino_nb.inference.video import is_video, video_writer
-
-files = [file for file in leaves(pictures) if not is_video(file)]
-result = detector.predict(files[0], threshold=THRESHOLD, slice_size=SLICE_SIZE or None)
-assert result["boxes"].shape == (len(result["scores"]), 4)
+# %% tags=["one"]
+result = shown[0]
+for detection in result[:10]:
+    print(f"{detection.score:6.1%}  {detection.name:20} {[round(side) for side in detection.box]}")
 result
 
 # %% [markdown]
-# It is also a plain dictionary: `scores`, `labels`, `names`, and `boxes` in pixels (left, top, right, bottom), which
-# `supervision.Detections.from_transformers(result)` takes as it is.
-
-# %%
-print(result)
-rows = zip(result["names"], result["scores"], result["boxes"].round().int().tolist())
-for name, score, box in list(rows)[:10]:
-    print(f"{score:6.1%}  {name:20} {box}")
-assert (result["scores"] >= THRESHOLD).all()
-
-# %% [markdown]
-# ## 4 · Many pictures
+# ## 6 · Choose the threshold
 #
-# A list, a folder or a pattern gives a list of results. A file that cannot be read is reported by its name, and the
-# others go on.
+# Move the sliders: which image, how sure the network has to be, which classes. Every image goes through the network
+# once; the sliders only choose among what it found. A good threshold hides what is wrong and keeps what is right. It
+# differs from network to network, so try.
 
-# %%
-results = detector.predict(files[:60], threshold=THRESHOLD, slice_size=SLICE_SIZE or None, errors="skip")
-assert len(results) + len(results.skipped) == len(files[:60])
-assert PICTURES or any(len(r.names) for r in results), "on the sample something is found"
-viz.grid(results[:6], columns=3, titles=[f"{r.name}: {len(r.names)} found" for r in results[:6]])
-
-# %% [markdown]
-# ## 5 · Explore
-#
-# Move the sliders: which picture, how sure the network has to be, which classes. Each picture goes through the
-# network once; the sliders only choose among what it found. A good threshold hides what is wrong and keeps what is
-# right: the figure differs from network to network, so try.
-
-# %%
-view = viz.explore(detector, files, threshold=THRESHOLD)
-assert view.image.size[0] > 0 and "cannot be read" not in view.caption
+# %% tags=["explore"]
+view = dino_nb.viz.explore(results, threshold=THRESHOLD)
 view
 
 # %% [markdown]
-# ## 6 · Beside the annotations
+# ## 7 · Beside the annotations
 #
-# Where the pictures are annotated, both are shown side by side: what people marked on the left, what the network found
-# on the right. `viz.browse(COCODIR)` shows the annotations alone.
+# Where images are annotated, both are shown: what people marked on the left, what the network found on the right.
+# Precision, recall and F1 are those of all images at the slider's threshold, and the mark on the curve is the best
+# F1. Tick *only images with errors* to walk through those.
 
-# %%
-comparison = None
-if COCODIR:
-    comparison = viz.compare(detector, COCODIR, threshold=THRESHOLD)
-    assert "detected" in comparison.caption
+# %% tags=["compare"]
+found = detector if IMAGES.strip() else results  # what was found on other images says nothing about these
+comparison = dino_nb.viz.compare(found, cocodir, threshold=THRESHOLD) if cocodir else None
 comparison
 
 # %% [markdown]
-# ## 7 · Where it looks
+# ## 8 · Look inside
 #
-# The network does not read the whole picture for an object: every query samples a few places, on maps from fine to
-# coarse. Here are those of the last layer for the most certain detection; `part="encoder"` shows what the image token
-# in the object's middle gathered before.
+# DINO starts from *queries*: the places in the image that look most like an object. Six decoder layers (three in the
+# small network) then move each box step by step. Move the slider to see the boxes after each layer: many start near
+# one object, and learn to leave it to one of them.
 
-# %%
-best = detector.predict(files[0], threshold=0, max_detections=1)
-looks = [viz.show_attention(detector, best, part=part) for part in ("encoder", "decoder")]
-assert looks[0].size == looks[1].size
-viz.grid(looks, columns=2, titles=["encoder", "decoder"], width=1200)
+# %% tags=["layers"]
+richest = max(results, key=len)
+layers = dino_nb.viz.decoder_layers(detector, richest) if richest else None
+layers
 
 # %% [markdown]
-# ## 8 · Keep the results
+# A query does not read the whole image. In each layer it samples a few points, on maps from fine to coarse, and weighs
+# them. Here are those of the most certain detection: large dots count most.
+
+# %% tags=["points"]
+points = dino_nb.viz.sampling_points(detector, richest) if richest else None
+points
+
+# %% [markdown]
+# ## 9 · Keep the results
 #
-# Every picture with its boxes, and `predictions.json` with the numbers, are written to the output folder. The same
-# from a terminal: `dino-nb predict CHECKPOINT PICTURES --output_dir predictions`.
+# Each image with its boxes, and `predictions.json` with the numbers, are written to `OUTPUT_DIR`. Name a folder on
+# Drive, and they outlive the session.
 
-# %%
-from dino_nb.cli import main
-
-options = ["--threshold", str(THRESHOLD), *(["--slice_size", str(SLICE_SIZE)] if SLICE_SIZE else [])]
-code = main(["predict", CHECKPOINT, str(pictures), "--output_dir", OUTPUT_DIR, *options])
-assert code == 0, "some pictures could not be read; they are listed above"
+# %% tags=["keep"]
+saved = results.save(dino_nb.colab.clean(OUTPUT_DIR))
+print(f"{len(results)} images with boxes and predictions.json are in {saved}")
 
 # %% [markdown]
-# The file is a list with an entry for each picture.
-
-# %%
-import json
-
-entries = json.loads((Path(OUTPUT_DIR) / "predictions.json").read_text(encoding="utf-8"))
-assert len(entries) == len(files) and all((Path(OUTPUT_DIR) / entry["output"]).exists() for entry in entries)
-for entry in entries[:3]:
-    print(entry["file"], f"{entry['width']} x {entry['height']}:", *entry["detections"][:3], sep="\n   ")
-
-# %% [markdown]
-# ## 9 · A video
+# ## 10 · A video
 #
-# Frames stream through, so a long video needs no more memory than a short one. With none named above, a short one is
-# made by moving over the first picture.
+# Frames stream through, so a long video needs no more memory than a short one. Without a `VIDEO`, a short one is made
+# by moving over the first image. A large result is shown as a smaller copy; the full one is in `OUTPUT_DIR`.
 
-# %%
-if not VIDEO:
-    VIDEO, scene = "sample.mp4", result.image.resize((320, 240))
-    with video_writer(VIDEO, rate=10) as write:
-        for step in range(0, 40, 4):
-            write(scene.crop((step, step // 2, step + 240, step // 2 + 180)))
-
-# %% [markdown]
-# The copy with boxes, ready to be played or downloaded.
-
-# %%
+# %% tags=["video"]
 from IPython.display import Video
 
-counts = []
-annotated = Path(OUTPUT_DIR) / f"{Path(VIDEO).stem}_found.mp4"
-detector.annotate_video(VIDEO, annotated, THRESHOLD, on_frame=lambda frame: counts.append(len(frame.names)))
-assert annotated.stat().st_size > 0 and counts
-print(f"{len(counts)} frames, {sum(counts)} objects: {annotated}")
-Video(str(annotated), embed=annotated.stat().st_size < 20e6, width=480)
+video = dino_nb.colab.video(VIDEO, result.image)
+annotated = Path(saved) / f"{Path(video).stem}_found.mp4"
+detector.annotate_video(video, annotated, THRESHOLD, slice_size=SLICE_SIZE or None)
+Video(str(dino_nb.small_copy(annotated)), embed=True, width=480)
 
 # %% [markdown]
-# ## 10 · What next
+# ## 11 · What next
 #
-# - **evaluate**: the network's AP on annotated pictures, class by class.
-# - **fine-tune**: teach it your own classes.
+# - [evaluate](evaluate.ipynb): the network's AP on annotated images, class by class.
+# - [fine-tune](fine-tune.ipynb): teach it your own classes.
+# - In a terminal: `dino-nb predict CHECKPOINT IMAGES --output_dir predictions`.
 # - `dino-nb export CHECKPOINT` writes a checkpoint that the original DINO code, or a safetensors reader, can load.

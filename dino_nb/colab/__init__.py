@@ -3,7 +3,7 @@
 Colab and Kaggle are detected, never assumed: everywhere else these functions leave local folders as they are.
 """
 
-from dino_nb.colab.forms import checkpoint, clean, dataset, recipe, run_folder, upload
+from dino_nb.colab.forms import checkpoint, clean, dataset, images, recipe, run_folder, source, upload, video
 from dino_nb.colab.session import Info, in_kaggle, info, mount_drive, setup
 from dino_nb.colab.transfer import keep, stage
 from dino_nb.files import in_colab
@@ -13,6 +13,7 @@ __all__ = [
     "checkpoint",
     "clean",
     "dataset",
+    "images",
     "in_colab",
     "in_kaggle",
     "info",
@@ -21,6 +22,8 @@ __all__ = [
     "recipe",
     "run_folder",
     "setup",
+    "source",
     "stage",
     "upload",
+    "video",
 ]
