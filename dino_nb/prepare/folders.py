@@ -50,21 +50,24 @@ def temporary_folder(near: Path, what: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: Path | str, overwrite: bool = False, ours: set[str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` on success and vanishes on any error or interrupt.
 
-    Of a COCODIR that is overwritten, files that belong to no COCODIR (notes, a user's own images) are kept.
+    Only ``ours``, files of the folder that is overwritten (by default those of a COCODIR), are replaced; what else is
+    in it (notes, a user's own images) is kept.
     """
     path = Path(path).expanduser().resolve()
-    refuse_existing(path, overwrite)
+    if ours is None:
+        refuse_existing(path, overwrite)
     with temporary_folder(path, "part") as folder:
         umask = os.umask(0)
         os.umask(umask)
         folder.chmod(0o777 & ~umask)  # mkdtemp makes it private; a result is an ordinary folder
         yield folder
-        refuse_existing(path, overwrite)  # the work took a while
+        if ours is None:
+            refuse_existing(path, overwrite)  # the work took a while
         if path.exists() and any(path.iterdir()):
-            _keep_others(path, folder)
+            _keep_others(path, folder, _files_of_cocodir(path) if ours is None else ours)
             with temporary_folder(path, "old") as old:
                 path.replace(old / path.name)
                 try:
@@ -78,15 +81,20 @@ def new_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
             folder.replace(path)
 
 
-def _keep_others(old: Path, new: Path) -> None:
-    """Put what the COCODIR ``old`` holds beside its images and annotations into ``new``."""
+def _files_of_cocodir(folder: Path) -> set[str]:
+    """Annotations, listed images and what a conversion adds, as posix paths."""
     ours = {MAPPING, SAMPLE_MARK}
     ours |= {f"annotations/{kind}_{split}2017.json" for kind in ("instances", "image_info") for split in SPLITS}
-    for file in old.glob("annotations/instances_*2017.json"):
+    for file in folder.glob("annotations/instances_*2017.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             split = file.stem.removeprefix("instances_")
             images = json.loads(file.read_text(encoding="utf-8-sig"))["images"]
             ours |= {f"{split}/{image['file_name']}" for image in images}
+    return ours
+
+
+def _keep_others(old: Path, new: Path, ours: set[str]) -> None:
+    """Put what the folder ``old`` holds beside ``ours`` into ``new``."""
     for folder, folders, names in os.walk(old):
         here = Path(folder)
         linked = [name for name in folders if (here / name).is_symlink()]  # a link is kept as a link
@@ -129,7 +137,7 @@ def plain_names(files: Iterable[str], *, taken: set[str] | None = None, stems: b
         folder, name = posixpath.split(plain)
         stem, ending = posixpath.splitext(name)
         stem, ending = _cut(stem, _LONGEST), _cut(ending, 20)
-        choices = [stem, _cut(f"{folder.replace('/', '_')}_{stem}", _LONGEST) if folder else stem]
+        choices = [stem, *([_cut(f"{folder.replace('/', '_')}_{stem}", _LONGEST)] if folder else [])]
         number = 2
         while (choices[0] if stems else choices[0] + ending).lower() in taken:
             choices = choices[1:] or [f"{stem}_{number}"]

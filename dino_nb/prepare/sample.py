@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from dino_nb.errors import UserError, did_you_mean, disk_errors
-from dino_nb.files import leaves_folder, links_out, sha256, write_text
-from dino_nb.prepare.folders import SAMPLE_MARK
+from dino_nb.files import sha256, write_text
+from dino_nb.prepare.folders import SAMPLE_MARK, new_folder
 from dino_nb.prepare.formats.write import Labelled, image_path, write
 from dino_nb.prepare.scenes import SCENES, draw_scene
 
@@ -68,61 +68,41 @@ def make_sample(
         near = did_you_mean(unknown[0], SHAPES)
         raise UserError(f"the sample has no class {unknown[0]!r}.{near} It can draw {', '.join(SHAPES)}.")
     about = f"A generated sample; it is replaced when made again: {(n_train, n_val, seed, format, kind, names)}"
-    if _is_there(folder, about):
+    ours = _listed(folder)
+    if ours is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something else than a sample: name a new or empty folder.")
+    if ours and ours.pop(SAMPLE_MARK) == about and all(_digest(folder / file) == d for file, d in ours.items()):
         return folder
-    _make_room(folder)
-    theirs = _files(folder)
-    splits: dict[str, list[Labelled]] = {}
-    paths = [image_path(folder, format, split, f"{kind}_{i + 1:04d}.jpg") for split, i in _numbers(n_train, n_val)]
-    _write_mark(folder, "An unfinished sample.", [path.relative_to(folder).as_posix() for path in paths])
-    for path, (split, i) in zip(paths, _numbers(n_train, n_val)):
-        rng = np.random.default_rng([seed, i + 1])
-        first = (i - n_train * (split == "val")) % len(names)
-        pixels, boxes = _image(rng, first, names) if kind == "shapes" else draw_scene(rng, kind, first)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, quality=92)
-        splits.setdefault(split, []).append(Labelled(path.name, pixels.shape[1], pixels.shape[0], boxes))
-    write(folder, format, names, splits)
-    _write_mark(folder, about, [file for file in _files(folder) if file not in theirs])
+    with new_folder(folder, ours={SAMPLE_MARK, *(ours or ())}) as new:
+        splits: dict[str, list[Labelled]] = {"train": [], "val": []}
+        for i in range(n_train + n_val):
+            split, at = ("train", i) if i < n_train else ("val", i - n_train)
+            rng = np.random.default_rng([seed, i + 1])
+            first = at % len(names)
+            pixels, boxes = _image(rng, first, names) if kind == "shapes" else draw_scene(rng, kind, first)
+            path = image_path(new, format, split, f"{kind}_{i + 1:04d}.jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, quality=92)
+            splits[split].append(Labelled(path.name, pixels.shape[1], pixels.shape[0], boxes))
+        write(new, format, names, splits)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        lines = [f"{_digest(path)} {path.relative_to(new).as_posix()}" for path in files]
+        write_text(new / SAMPLE_MARK, "\n".join([about, *lines, ""]))
     return folder
 
 
-def _numbers(n_train, n_val):
-    return [("train", i) for i in range(n_train)] + [("val", n_train + i) for i in range(n_val)]
-
-
-def _files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != SAMPLE_MARK)
-
-
-def _write_mark(folder, about, files):
-    """What the sample is, and its files with a digest each."""
-    lines = [f"{sha256(folder / file)[:16] if (folder / file).is_file() else '-'} {file}" for file in files]
-    write_text(folder / SAMPLE_MARK, "\n".join([about, *lines, ""]))
-
-
-def _is_there(folder, about):
-    """Whether the very same sample is in ``folder``, so that a notebook that still uses it is not disturbed."""
+def _listed(folder: Path) -> dict[str, str] | None:
+    """``{file: digest}`` of the sample in ``folder``, and what its mark says of it; None without a sample."""
     if not (folder / SAMPLE_MARK).is_file():
-        return False
-    said, *lines = (folder / SAMPLE_MARK).read_text(encoding="utf-8").splitlines()
-    files = [(digest, folder / file) for digest, _, file in (line.partition(" ") for line in lines)]
-    return said == about and all(file.is_file() and sha256(file)[:16] == digest for digest, file in files)
+        return None
+    said, *lines = (folder / SAMPLE_MARK).read_text(encoding="utf-8").splitlines() or [""]
+    if not lines:  # of a version that did not list its files
+        lines = [f"- {path.relative_to(folder).as_posix()}" for path in folder.rglob("*.*") if path.is_file()]
+    return {SAMPLE_MARK: said} | {file: digest for digest, _, file in (line.partition(" ") for line in lines)}
 
 
-def _make_room(folder):
-    """Make an empty ``folder``, or remove the sample in it, but nothing else."""
-    mark = folder / SAMPLE_MARK
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not mark.is_file():
-        raise UserError(f"{folder} holds something else than a sample: name a new or empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for line in mark.read_text(encoding="utf-8").splitlines()[1:] if mark.is_file() else ():
-        file = line.partition(" ")[2]
-        if not leaves_folder(file) and not links_out(folder / file, folder):
-            (folder / file).unlink(missing_ok=True)
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-            path.rmdir()
+def _digest(path: Path) -> str:
+    return sha256(path)[:16] if path.is_file() else ""
 
 
 def _image(rng, first_class, names=CLASSES):

@@ -128,6 +128,13 @@ def test_the_users_files_in_a_sample_stay(tmp_path):
     ]
 
 
+def test_a_sample_of_an_earlier_version_is_replaced(tmp_path):
+    folder = make_sample(tmp_path / "s", 3, 1)
+    (folder / SAMPLE_MARK).write_text("A generated sample; it is replaced when made again.\n")
+    make_sample(folder, 2, 1)
+    assert len(list((folder / "train2017").iterdir())) == 2
+
+
 def test_an_interrupted_sample_is_made_anew(tmp_path, monkeypatch):
     calls = []
 
