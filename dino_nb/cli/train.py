@@ -16,6 +16,7 @@ import dataclasses
 
 from dino_nb.cli.parser import add_options, add_unused
 from dino_nb.config import TrainConfig
+from dino_nb.data.augment import NAMES, PRESETS
 from dino_nb.errors import UserError
 from dino_nb.options import parse_options
 from dino_nb.presets import TRAIN_PRESETS, preset, preset_name, train_preset
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--amp", nargs="?", const="auto", choices=("auto", "fp32", "fp16", "bf16"), help="precision (default: auto)"
     )
+    how.add_argument("--augment", metavar="NAME[,NAME...]", help=f"{', '.join(PRESETS)}, or steps: {', '.join(NAMES)}")
     how.add_argument("--num_workers", type=int)
     how.add_argument("--seed", type=int)
     how.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     options = parse_options(args.options)
     for note in options.notes:
         print(note)
-    direct = ("epochs", "batch_size", "lr", "amp", "num_workers", "seed")
+    direct = ("epochs", "batch_size", "lr", "amp", "augment", "num_workers", "seed")
     result = finetune(
         cocodir,
         args.pretrain_model_path,

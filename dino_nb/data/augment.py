@@ -38,6 +38,7 @@ class Augmentation:
         names: what is done, in order.
         on: False leaves the published pipeline alone, as a run does towards its end.
         least_batch: images that a batch needs for it: 2 where images are mixed.
+        images_per_item: whose objects an item may show.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Augmentation:
         self._steps = [_STEPS[name]() for name in self.names if name in _STEPS]
         self._mixed = {name: share for name, share in _MIXED.items() if name in self.names}
         self.least_batch = 2 if self._mixed else 1
+        self.images_per_item = (4 if "mosaic" in self._mixed else 1) + (1 if "mixup" in self._mixed else 0)
 
     def __call__(self, image: Image.Image, target: dict[str, Any]) -> Item:
         """``(PIL image, target)`` as the network takes them; the target of an item to be mixed has a ``seed``."""

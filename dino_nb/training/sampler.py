@@ -101,11 +101,12 @@ class SeededDataset(Dataset):
     """``dataset`` by keys ``(epoch, index)``, each drawing its augmentation from its own seed.
 
     An image looks the same in an epoch whichever worker or process loads it, before and after a resume. The generators
-    of the process are left as they were. Pickles to workers like ``dataset`` does.
+    of the process are left as they were. Pickles to workers like ``dataset`` does. From epoch ``calm_from`` on the
+    dataset's ``Augmentation`` is off.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: Dataset, seed: int, calm_from: int | None = None) -> None:
+        self.dataset, self.seed, self.calm_from = dataset, seed, calm_from
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -116,6 +117,8 @@ class SeededDataset(Dataset):
         try:
             with torch.random.fork_rng(devices=[]):
                 seed_everything(self.seed, epoch, index)
+                if self.calm_from is not None:
+                    self.dataset.transform.on = epoch < self.calm_from  # type: ignore[attr-defined]
                 return self.dataset[index]
         finally:
             random.setstate(python)

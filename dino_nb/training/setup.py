@@ -1,6 +1,7 @@
 """Putting a run together: the network (warm, fresh or of a saved state), its plan, and everything around it."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,9 +13,9 @@ from torch.utils.data import DataLoader
 from dino_nb import distributed
 from dino_nb.checkpoints.load import load_model
 from dino_nb.config import ModelConfig, TrainConfig, apply_overrides
+from dino_nb.data.augment import Augmentation
 from dino_nb.data.classes import match_classes
-from dino_nb.data.dataset import CocoDataset, collate
-from dino_nb.data.transforms import train_transform
+from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError
 from dino_nb.models.dino import DINO, build_model
 from dino_nb.presets import preset
@@ -93,18 +94,24 @@ def make_run(
     ``state``: the one to resume, whose plan is kept. ``live`` and ``tensorboard`` go to ``Progress``, ``rest`` to
     ``Run``.
     """
-    train_set.transform = train_transform(*model.input_size)
+    train_set.transform = augmentation = Augmentation(config.augment, *model.input_size)
+    calm_from = math.ceil(config.epochs * (1 - config.augment_off))
     model.to(device)
     distributed.broadcast_model(model)
     freeze(model, config.frozen)
     sizes = [train_set.size(i) for i in range(len(train_set))]
     rank, world = distributed.rank(), distributed.world_size()
+    if config.batch_size // world < augmentation.least_batch:
+        raise UserError(
+            f"augment={config.augment} mixes the images of a batch: batch_size must be at least "
+            f"{augmentation.least_batch * world}, {augmentation.least_batch} per process."
+        )
     sampler = ResumableBatchSampler(sizes, config.batch_size, config.seed, config.aspect_groups, rank, world)
     loader = DataLoader(
-        SeededDataset(train_set, config.seed),
+        SeededDataset(train_set, config.seed, calm_from),
         batch_sampler=sampler,
         num_workers=config.num_workers,
-        collate_fn=collate,
+        collate_fn=augmentation.collate,
         pin_memory=device.type == "cuda",
         persistent_workers=config.num_workers > 0,
         worker_init_fn=ignore_in_worker,
@@ -177,7 +184,7 @@ def _plan(model, criterion, precision, config, train_set, sizes, device) -> memo
     if config.micro_batch and config.grad_checkpointing != "auto":
         return memory.Plan(min(config.micro_batch, share), config.grad_checkpointing)
     canvas = memory.worst_canvas(sizes, model.input_size, config.aspect_groups)
-    most = max(train_set.objects_of(i) for i in range(len(train_set)))
+    most = max(train_set.objects_of(i) for i in range(len(train_set))) * train_set.transform.images_per_item
     model.train()
     return memory.plan_memory(
         memory.worst_case_step(model, criterion, precision, canvas, most, device),
@@ -199,5 +206,7 @@ def _description(config, plan, precision, train_set, model) -> str:
         f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs",
         f"{precision.name}; sizes up to {model.input_size[0]} / {model.input_size[1]}; seed {config.seed}; "
         f"{frozen} frozen tensors",
+        f"augmentation: {train_set.transform}"
+        + (f", not in the last {config.augment_off:.0%} of the run" if train_set.transform.names else ""),
     ]
     return "\n".join(lines)
