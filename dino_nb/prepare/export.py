@@ -70,29 +70,28 @@ def export_results(
     try:
         mapping = json.loads(mapping_file.read_text(encoding="utf-8"))
         known = list(mapping["splits"])
-        images = {image["id"]: image for image in mapping["splits"].get(split, {"images": []})["images"]}
-        categories = {category["id"]: category for category in mapping["categories"]}
+        images = mapping["splits"].get(split, {"images": []})["images"]
+        own = [
+            {i["id"]: (i["original_id"], i["original_file"]) for i in images},
+            {c["id"]: (c["original_id"], c["name"]) for c in mapping["categories"]},
+        ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{mapping_file} is damaged: convert the source again.") from None
     if split not in known:
         raise UserError(f"{cocodir} has no split {split!r} but {', '.join(known)}.{did_you_mean(split, known)}")
-    entries = results if isinstance(results, list) else _read_results(Path(results))
     rewritten = []
-    for i, entry in enumerate(entries):
-        ids = [entry.get(key) if isinstance(entry, dict) else None for key in ("image_id", "category_id")]
-        image, category = (
-            t.get(v) if isinstance(v, (int, float, str)) else None for t, v in zip((images, categories), ids)
-        )
-        if image is None or category is None:
-            key, value = ("image_id", ids[0]) if image is None else ("category_id", ids[1])
-            raise UserError(f"entry {i} of the detections has {key} {value!r}, which {split} does not have.")
-        own = {
-            "image_id": image["original_file"] if image["original_id"] is None else image["original_id"],
-            "category_id": category["name"] if category["original_id"] is None else category["original_id"],
-            "file_name": image["original_file"],
-            "category_name": category["name"],
-        }
-        rewritten.append(entry | own)
+    for i, entry in enumerate(results if isinstance(results, list) else _read_results(Path(results))):
+        found = {}
+        for what, table in zip(("image", "category"), own):
+            key = entry.get(f"{what}_id") if isinstance(entry, dict) else None
+            if not isinstance(key, (int, float, str)) or key not in table:
+                raise UserError(f"entry {i} of the detections has {what}_id {key!r}, which {split} does not have.")
+            id, name = table[key]
+            found |= {
+                f"{what}_id": name if id is None else id,
+                "file_name" if what == "image" else f"{what}_name": name,
+            }
+        rewritten.append(entry | found)
     write_text(path, to_json(rewritten) + "\n")
     return len(rewritten)
 

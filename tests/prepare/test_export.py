@@ -148,6 +148,11 @@ def test_results_that_are_no_detections_are_told(tmp_path, capsys, results, said
     put(tmp_path / "r.json", results)
     assert main(["convert", str(tmp_path / "r.json"), str(tmp_path / "o"), "--results-of", str(tmp_path / "coco")]) == 1
     assert said in capsys.readouterr().err
+    mapping = json.loads((tmp_path / "coco/mapping.json").read_text())
+    del mapping["splits"]["val"]["images"][0]["original_id"]
+    put(tmp_path / "coco/mapping.json", mapping)
+    with pytest.raises(UserError, match=r"mapping.json is damaged"):
+        export_results(tmp_path / "coco", [], tmp_path / "o")
     put(tmp_path / "coco/mapping.json", "[]")
     with pytest.raises(UserError, match=r"mapping.json is damaged"):
         export_results(tmp_path / "coco", [], tmp_path / "o")
