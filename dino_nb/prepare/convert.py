@@ -24,7 +24,8 @@ from dino_nb.prepare.convert_report import ConvertReport
 from dino_nb.prepare.folders import new_folder, refuse_existing, temporary_folder
 from dino_nb.prepare.formats import coco, csv_file, cvat, json_shapes, voc, yolo
 from dino_nb.prepare.formats.imagesets import image_sets
-from dino_nb.prepare.formats.source import Options, Source, split_of
+from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.values import split_of
 from dino_nb.prepare.measure import Tally, measure
 from dino_nb.prepare.split import divide
 from dino_nb.prepare.table import LAYOUTS, Annotations, ImageRow

@@ -81,7 +81,7 @@ def export_results(
         raise UserError(f"{cocodir} has no split {split!r} but {', '.join(known)}.{did_you_mean(split, known)}")
     rewritten = []
     for i, entry in enumerate(results if isinstance(results, list) else _read_results(Path(results))):
-        found = {}
+        found: dict[str, Any] = {}
         for what, table in zip(("image", "category"), own):
             key = entry.get(f"{what}_id") if isinstance(entry, dict) else None
             if not isinstance(key, (int, float, str)) or key not in table:

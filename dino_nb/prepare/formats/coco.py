@@ -7,7 +7,8 @@ from typing import Any
 
 from dino_nb.data.coco_file import CocoFile, Problem, parse_coco
 from dino_nb.data.coco_values import brief, id_of, number
-from dino_nb.prepare.formats.source import SHOWN, Options, Source, class_name, image_size, split_of, told
+from dino_nb.prepare.formats.source import SHOWN, Options, Source, told
+from dino_nb.prepare.formats.values import class_name, image_size, split_of
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')

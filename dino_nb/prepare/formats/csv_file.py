@@ -11,7 +11,8 @@ import numpy as np
 
 from dino_nb.errors import UserError, printable
 from dino_nb.prepare.formats.columns import Columns, find_columns
-from dino_nb.prepare.formats.source import Options, Source, class_name, finite, image_size, split_of
+from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.values import class_name, finite, image_size, split_of
 from dino_nb.prepare.layout import is_relative, ordered
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 

@@ -4,7 +4,8 @@ import math
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from dino_nb.prepare.formats.source import Options, Source, bounds, finite, image_size, split_of
+from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.values import bounds, finite, image_size, split_of
 from dino_nb.prepare.formats.xml_file import parse, root_tag, text
 from dino_nb.prepare.table import Annotations, ImageRow
 

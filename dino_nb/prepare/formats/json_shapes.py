@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dino_nb.prepare.formats.source import Options, Source, bounds, finite, image_size, split_of
+from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.values import bounds, finite, image_size, split_of
 from dino_nb.prepare.table import Annotations, ImageRow
 
 Shape = tuple[str, Any, Any]  # where, class, corners (or None if they are wrong)

@@ -7,7 +7,8 @@ import posixpath
 from xml.etree.ElementTree import Element
 
 from dino_nb.prepare.formats.imagesets import image_sets
-from dino_nb.prepare.formats.source import Options, Source, bounds, finite, image_size, split_of
+from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.values import bounds, finite, image_size, split_of
 from dino_nb.prepare.formats.xml_file import parse, root_tag, text
 from dino_nb.prepare.table import Annotations, ImageRow
 

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dino_nb.errors import UserError, printable
-from dino_nb.prepare.formats.source import Options, Source, bounds, class_name, finite, split_of
+from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.values import bounds, class_name, finite, split_of
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
 _ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*(\n|$)")
