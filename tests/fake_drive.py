@@ -1,4 +1,4 @@
-"""A local HTTP server that stands in for Google Drive: its file, confirmation, refusal and folder pages.
+"""A local HTTP server that stands in for Google Drive (file, confirmation, refusal and folder pages) and for the Hub.
 
 Real client code talks to it: every request to a Google host is sent here instead, below the libraries that make it
 (see the ``fake_drive`` fixture), so that neither gdown nor this project's client notices.
@@ -12,7 +12,11 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com", "accounts.google.com", "files.example")
+HUB = ("huggingface.co", "cdn-lfs.hf.example")
+HOSTS = (
+    *("drive.google.com", "docs.google.com", "drive.usercontent.google.com", "accounts.google.com"),
+    *("files.example", *HUB),
+)
 QUOTA_PAGE = (
     "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>"
     '<p class="uc-error-caption">Sorry, you can&#39;t view or download this file at this time.</p>'
@@ -36,7 +40,8 @@ class File:
 
 
 class FakeDrive:
-    """``files``: id -> File, ``folders``: id -> list of ids, ``pages``: path -> File of another host's link."""
+    """``files``: id -> File, ``folders``: id -> list of ids, ``pages``: path -> File of another
+    host's link, the Hub's among them."""
 
     def __init__(self):
         self.files, self.folders, self.folder_names, self.pages = {}, {}, {}, {}
@@ -66,8 +71,11 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         self.drive.requests.append((self.path, self.headers.get("Range")))
-        if url.path in self.drive.pages:
-            return self.send(self.drive.pages[url.path])
+        if "/resolve/" in url.path and url.path in self.drive.pages:  # the Hub sends its large files from elsewhere
+            return self.redirect(f"https://cdn-lfs.hf.example{url.path.replace('/resolve/', '/stored/')}")
+        path = url.path.replace("/stored/", "/resolve/")
+        if path in self.drive.pages:
+            return self.send(self.drive.pages[path])
         if url.path == "/embeddedfolderview":
             return self.folder(query.get("id"), self.embedded)
         if match := re.fullmatch(r"/drive/folders/([\w-]+)", url.path):

@@ -12,23 +12,10 @@ import pytest
 import dino_nb
 
 PACKAGE = Path(dino_nb.__file__).parent
-GROUND = (
-    "config",
-    "errors",
-    "files",
-    "coco_classes",
-    "draw",
-    "distributed",
-    "version",
-    "torch_file",
-    "presets",
-    "options",
-    "fonts",
-)
 # from the lowest room to the highest: a module imports from its own room and from lower ones
 ROOMS = [
     *("ground", "ops", "models", "data", "checkpoints", "prepare"),
-    *("inference", "evaluation", "training", "viz", "colab", "forms", "cli", "top"),
+    *("inference", "evaluation", "training", "viz", "colab", "cli", "top"),
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -41,7 +28,7 @@ def room_of(module):
     parts = module.split(".")
     if len(parts) == 1 or parts[1] == "__main__":
         return "top"
-    return "ground" if parts[1] in GROUND else parts[1]
+    return parts[1] if (PACKAGE / parts[1]).is_dir() else "ground"
 
 
 def modules_of(room):

@@ -15,7 +15,6 @@ from dino_nb.errors import UserError, did_you_mean
 from dino_nb.models.dino import DINO
 
 DINO_TINY = Path(__file__).parent / "assets" / "dino_tiny.safetensors"
-_ENDINGS = (".pth", ".pt", ".safetensors")
 
 
 def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device | None = None) -> DINO:
@@ -91,23 +90,9 @@ def output_names(model: Any) -> list[str | None]:
 
 def _find(name: str) -> Path:
     path = Path(name).expanduser() if len(name) < 1000 and "\0" not in name else Path("?")
-    if path.is_dir():
-        return _in_folder(path)
-    if path.exists():
-        return path
-    if path.suffix in _ENDINGS and "://" not in name and zoo.find(name) is None:
+    if path.suffix in zoo.ENDINGS and "://" not in name and not path.exists() and zoo.find(name) is None:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
-    if zoo.find(name) is None and did_you_mean(name, ["dino-tiny"]):  # a name that the zoo does not know
+    if zoo.find(name) is None and not path.exists() and did_you_mean(name, ["dino-tiny"]):  # no name of the zoo's
         raise UserError(f"there is no checkpoint {name!r}.{did_you_mean(name, ['dino-tiny', *zoo.names()])}")
     return zoo.fetch(name)
-
-
-def _in_folder(folder: Path) -> Path:
-    """The checkpoint that a folder means: the best of a training run, or the only one."""
-    inside = sorted(p for p in folder.iterdir() if p.suffix in _ENDINGS and not p.name.startswith("state_"))
-    best = [p for p in inside if p.stem == "checkpoint_best"]
-    if best or len(inside) == 1:
-        return (best or inside)[0]
-    found = f"it holds {', '.join(p.name for p in inside[:12])}" if inside else "it holds none"
-    raise UserError(f"{folder} is a folder: give the checkpoint file in it ({found}).")

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _verify() -> int:
     results = zoo.verify()
-    for item, bad, verdict in results:
-        print(f"{'BAD ' if bad else 'ok  '}  {item.file}  {verdict}")
+    for path, bad, verdict in results:
+        print(f"{'BAD ' if bad else 'ok  '}  {path.name}  {verdict}")
     if not results:
         print(f"None of the published checkpoints is in {zoo.folder()}.")
     return int(any(bad for _, bad, _ in results))

@@ -247,7 +247,10 @@ def test_near_misses_of_the_user_s_own_files(home, tmp_path):
     (tmp_path / "checkpoint_best.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"Did you mean 'checkpoint_best\.pth'\?"):
         zoo.fetch(tmp_path / "checkpoint_bets.pth")
-    with pytest.raises(UserError, match=r"is a folder: give the checkpoint file in it: checkpoint_best\.pth"):
+    (tmp_path / "other.pth").write_bytes(b"x")
+    assert zoo.fetch(tmp_path).name == "checkpoint_best.pth"
+    (tmp_path / "checkpoint_best.pth").rename(tmp_path / "one.pth")
+    with pytest.raises(UserError, match=r"is a folder: give the checkpoint file in it: one\.pth, other\.pth"):
         zoo.fetch(tmp_path)
 
 
@@ -269,3 +272,69 @@ def test_command_line(published, home, capsys):
     assert f"BAD   {SWIN}  is cut short" in capsys.readouterr().out
     assert main(["zoo", "dino-4scale-r50-12epochs"]) == 1
     assert "Did you mean 'dino-4scale-r50-12ep'?" in capsys.readouterr().err
+
+
+MIRROR = "/LibreYOLO/LibreDINODETRr50/resolve/main/LibreDINODETRr50.pt"
+
+
+@pytest.mark.parametrize("name", ["dino-4scale-r50-12ep", R50])
+def test_mirror_on_the_hub_is_tried_before_google_drive(published, home, capsys, name):
+    published.pages[MIRROR] = File("LibreDINODETRr50.pt", checkpoint_bytes(7))
+    path = zoo.fetch(name)
+    assert path == home / "checkpoints" / "LibreDINODETRr50.pt" and path.read_bytes() == checkpoint_bytes(7)
+    assert "is the mirror of checkpoint0011_4scale.pth; its form was checked, no SHA-256" in capsys.readouterr().err
+    assert not any("drive" in where or "/uc" in where for where, _ in published.requests)
+    assert "1.0 MB, verified, from hf://LibreYOLO/LibreDINODETRr50/LibreDINODETRr50.pt" in zoo.table()
+    del published.requests[:]
+    assert zoo.fetch(R50) == path and published.requests == []
+    ((checked, bad, verdict),) = zoo.verify()
+    assert checked == path and not bad and verdict.startswith("whole; SHA-256 ")
+
+
+def test_mirror_that_fails_is_one_line_and_google_drive_the_next_source(published, home, capsys):
+    path = zoo.fetch(R50)
+    assert path.name == R50 and path.read_bytes() == DATA
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "cannot be downloaded" in line] == [
+        "LibreDINODETRr50.pt cannot be downloaded, because there is no such file (moved or deleted, or the link is "
+        "mistyped): the mirror is not the only source. Trying the next source."
+    ]
+    assert "1.0 MB, verified, from Google Drive" in zoo.table()
+
+
+def test_mirror_with_a_web_page_in_its_place_is_not_kept(published, home):
+    published.pages[MIRROR] = File("LibreDINODETRr50.pt", b"<!DOCTYPE html><html>sign in")
+    assert zoo.fetch(R50).name == R50
+    assert {p.name for p in (home / "checkpoints").iterdir()} == {R50, f".{R50}.verified"}
+
+
+def test_file_on_a_mounted_drive_is_taken_from_there(published, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo.files, "DRIVE", tmp_path / "MyDrive")
+    monkeypatch.setattr(zoo.files, "drive_mounted", lambda: True)
+    (tmp_path / "MyDrive").mkdir()
+    (tmp_path / "MyDrive" / R50).write_bytes(DATA)
+    assert zoo.fetch(R50) == tmp_path / "MyDrive" / R50
+    assert published.requests == []
+
+
+@pytest.mark.parametrize("name", ["hf://me/my-dino/run/checkpoint_best.pth", "hf://me/my-dino@v1.0/a.pth"])
+def test_hub_address_of_any_repository(published, home, name):
+    where = {"hf://me/my-dino/run/checkpoint_best.pth": "/me/my-dino/resolve/main/run/checkpoint_best.pth"}
+    page = where.get(name, "/me/my-dino/resolve/v1.0/a.pth")
+    published.pages[page] = File("", checkpoint_bytes(8))
+    path = zoo.fetch(name)
+    assert path.read_bytes() == checkpoint_bytes(8) and path.name == page.rpartition("/")[2]
+    del published.requests[:]
+    assert zoo.fetch(name) == path and published.requests == []
+
+
+@pytest.mark.parametrize("name", ["hf://", "hf://me", "hf://me/repo", "hf://me/repo/../../x", "hf://me/re po/x"])
+def test_hub_address_that_is_none_is_a_sentence(name, home, offline):
+    with pytest.raises(UserError, match="is not hf://owner/repo/file"):
+        zoo.fetch(name)
+
+
+def test_hub_endpoint_of_the_environment_is_used(published, home, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://files.example/hub/")
+    published.pages["/hub/me/repo/resolve/main/a.pth"] = File("a.pth", DATA)
+    assert zoo.fetch("hf://me/repo/a.pth").read_bytes() == DATA
