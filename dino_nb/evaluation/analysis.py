@@ -43,7 +43,8 @@ class Analysis:
         confusion: ``(K + 1, K + 1)`` counts at ``threshold`` and IoU 0.5: rows are the objects' classes, columns the
             detections'; the last of each is the background. ``pairs (n, 2)``: the object and the detection behind
             each count, -1 for none.
-        where: rows ``group``, ``name``, ``count``, ``AP``, ``AP50``: AP by size, crowding, aspect and image side.
+        where: rows ``group``, ``name``, ``count``, ``AP``, ``AP50``: AP by size, crowding, aspect and image side, of
+            the best 100 detections per image.
         label_errors: candidates, most certain first: ``kind`` (``wrong class``, ``missing box``, ``loose box``),
             ``certainty`` 0..1, ``image``, ``object`` and ``detection`` (rows, or None).
     """
@@ -95,18 +96,18 @@ def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
     thresholds = find_thresholds(scores, threshold)
     threshold = thresholds.used
     table = scores.found.table
-    every = scores.evaluator if scores.library == "hotcoco" else evaluate_boxes(scores.data, table)
     certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
     images = image_counts(scores, threshold, certain)
     counted = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
     counts = {"correct": sum(i["correct"] for i in images.values())}
     counts |= {kind: int(counted[tide]) for kind, (tide, _) in KINDS.items()}
     best = best_of_each_image(table)
-    tide = evaluate_boxes(scores.data, best).tide_errors(_GOOD, _BACKGROUND)
+    evaluator = evaluate_boxes(scores.data, best)
+    tide = evaluator.tide_errors(_GOOD, _BACKGROUND)
     cost = {kind: max(0.0, tide["delta_ap"][name]) for kind, (name, _) in KINDS.items()}
     pairs, label_errors = _pairs(scores, threshold)
     k = len(scores.per_class)
-    confusion, where = np.zeros((k + 1, k + 1), np.int64), _where(scores, every) + _by_aspect(scores, best)
+    confusion, where = np.zeros((k + 1, k + 1), np.int64), _where(scores, evaluator) + _by_aspect(scores, best)
     given = (scores, thresholds, threshold, scores.metrics["AP50"], cost, counts, images)
     result = Analysis(*given, confusion, pairs, where, label_errors)
     np.add.at(confusion, result._cells(), 1)
@@ -175,7 +176,7 @@ def _suspect(found, truth, mine, objects, detection, taken, overlap, all_taken):
     return "missing box", score * (1 - overlap[best]), -1
 
 
-def _where(scores, every):
+def _where(scores, evaluator):
     """Rows of AP by size, crowding, aspect and image side, of groups that have objects."""
     truth = scores.truth[scores.truth[:, 6] == 0]
     area = truth[:, 7]
@@ -199,7 +200,7 @@ def _where(scores, every):
             if len(inside):
                 name = text.format(low, int(high) - 1) if high < np.inf else f"{low} and more"
                 slices[group, name] = (inside + 1).tolist()
-    scored = every.slice_by({f"{i}": ids for i, ids in enumerate(slices.values())}) if slices else {}
+    scored = evaluator.slice_by({f"{i}": ids for i, ids in enumerate(slices.values())}) if slices else {}
     for i, ((group, name), ids) in enumerate(slices.items()):
         one = scored[f"{i}"]
         rows.append({"group": group, "name": name, "count": len(ids), "AP": one["AP"], "AP50": one["AP50"]})

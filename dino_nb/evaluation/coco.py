@@ -101,7 +101,7 @@ class Scores:
         found: the `Detections`, of the scored images alone.
         truth: ``(m, 8)``: position of the image, x1, y1, x2, y2, position of the category, crowd, area; rows in the
             order of ``annotations``, the file's records.
-        data: the same for hotcoco, with ids numbered from 1. ``evaluator``: its ``COCOeval``, or pycocotools'.
+        data: the same for :func:`evaluate_boxes`, with ids numbered from 1.
     """
 
     metrics: dict[str, float]
@@ -112,7 +112,6 @@ class Scores:
     truth: np.ndarray = field(repr=False)
     annotations: list[dict] = field(repr=False)
     data: dict[str, Any] = field(repr=False)
-    evaluator: Any = field(repr=False)
 
 
 def score(
@@ -163,7 +162,7 @@ def score(
     metrics = {name: float(value) for name, value in zip(METRICS, evaluator.stats)}
     rows = _per_class(evaluator.eval, categories, numbered["annotations"])
     precision = evaluator.eval["precision"][:, :, :, 0, -1].copy()
-    return Scores(metrics, rows, precision, library, found, truth, annotations, numbered, evaluator)
+    return Scores(metrics, rows, precision, library, found, truth, annotations, numbered)
 
 
 def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotcoco") -> Any:

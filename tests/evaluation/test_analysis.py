@@ -5,7 +5,7 @@ import pytest
 
 from dino_nb.data.coco_file import to_pycocotools
 from dino_nb.evaluation.analysis import KINDS, analyse_errors
-from dino_nb.evaluation.coco import score
+from dino_nb.evaluation.coco import evaluate_boxes, score
 from tests.evaluation.test_coco import random_case
 
 A, B = 0, 7  # category ids
@@ -106,9 +106,10 @@ def test_confusion_is_hotcocos_without_crowds(seed):
     data["annotations"] = [{**a, "iscrowd": 0} for a in data["annotations"] if min(a["bbox"][2:]) > 0]
     results = [{**r, "score": r["score"] + i * 1e-6} for i, r in enumerate(results)][:90]
     analysis = analyse_errors(to_pycocotools(data), results, threshold=0.4)
-    theirs = analysis.scores.evaluator.confusion_matrix(min_score=0.4)["matrix"]
+    evaluator = evaluate_boxes(analysis.scores.data, analysis.scores.found.table)
+    theirs = evaluator.confusion_matrix(min_score=0.4)["matrix"]
     assert analysis.confusion.tolist() == theirs.tolist()
-    theirs = analysis.scores.evaluator.calibration()
+    theirs = evaluator.calibration()
     assert analysis.thresholds.calibration_error == pytest.approx(theirs["ece"], abs=1e-9)
     assert [b["count"] for b in analysis.thresholds.reliability] == [b["count"] for b in theirs["bins"] if b["count"]]
 
