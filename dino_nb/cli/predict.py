@@ -9,6 +9,7 @@ per image or frame. Images that cannot be read are listed at the end, and the ex
 """
 
 import argparse
+import functools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -60,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
             path = None if args.no_images else output.path(f"{Path(video).stem}.mp4")
             try:
                 if path is not None:
-                    detector.annotate_video(
-                        video, path, on_frame=lambda result, path=path: add(result, path), **options
-                    )
+                    detector.annotate_video(video, path, on_frame=functools.partial(add, path=path), **options)
                     continue
                 for result in detector.stream(video, errors="raise", progress=True, **options):
                     add(result, None)

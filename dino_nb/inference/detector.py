@@ -6,24 +6,25 @@ result = detector.predict("street.jpg", threshold=0.3)
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
-from tqdm.auto import tqdm
 
 from dino_nb.checkpoints.load import load_model, output_names, pick_device
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
 from dino_nb.errors import UserError
 from dino_nb.inference import sources
+from dino_nb.inference.fusion import mirrored, suppress, weighted_boxes
 from dino_nb.inference.keywords import known_keywords
 from dino_nb.inference.results import Classes, Result, Results, class_numbers
 from dino_nb.inference.slicing import Found, merge, slices
 from dino_nb.inference.sources import Source, SourceImage
-from dino_nb.inference.video import describe, is_video, video_writer
+from dino_nb.inference.tracking import Tracker
+from dino_nb.inference.video import describe, video_writer
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
 
@@ -47,6 +48,8 @@ class _Options:
     amp: bool
     slice_size: int | None
     slice_overlap: float
+    looks: list[tuple[float, bool]]  # at which scale, and whether mirrored
+    nms: float | None
 
 
 class Detector:
@@ -77,6 +80,9 @@ class Detector:
         amp: bool = False,
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        nms: float | None = None,
         errors: str = "skip",
         progress: bool = True,
     ) -> Result | Results:
@@ -95,6 +101,9 @@ class Detector:
                 which finds objects that are too small in the whole image; it takes as much longer as there are
                 squares. ``batch_size`` of them go through the network together.
             slice_overlap: share of their side, in [0, 1), that neighbouring squares have in common, at least.
+            scales, flip: look at the image at several sizes (1: ``input_size``), and mirrored, and merge what is found
+                by weighted boxes: often a little better, and as many times slower.
+            nms: leave out boxes that overlap a better one of their class by a larger IoU than this, in (0, 1].
             errors: of many images, ``"skip"`` leaves out those that cannot be read, warns at the end, and lists them
                 with the reason in ``.skipped``; ``"raise"`` stops at the first.
             progress: show a progress bar where it takes more than two seconds.
@@ -118,6 +127,9 @@ class Detector:
             amp=amp,
             slice_size=slice_size,
             slice_overlap=slice_overlap,
+            scales=scales,
+            flip=flip,
+            nms=nms,
             errors="raise" if one else errors,
             skipped=results.skipped,
             progress=progress,
@@ -148,6 +160,9 @@ class Detector:
         amp: bool = False,
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        nms: float | None = None,
         errors: str = "skip",
         skipped: list[tuple[str, str]] | None = None,
         progress: bool = False,
@@ -163,12 +178,17 @@ class Detector:
             raise UserError("batch_size and max_detections must be at least 1.")
         if slice_size is not None and (slice_size < 32 or not 0 <= slice_overlap < 1):
             raise UserError("slice_size must be at least 32 pixels, and slice_overlap in [0, 1).")
+        if not scales or not all(0.1 <= scale <= 4 for scale in scales):
+            raise UserError(f"scales must be numbers in [0.1, 4], not {scales!r}.")
+        if nms is not None and not 0 < nms <= 1:
+            raise UserError(f"nms must be in (0, 1], not {nms}.")
+        looks = [(float(scale), mirror) for scale in scales for mirror in ((False, True) if flip else (False,))]
         used = torch.tensor([name is not None for name in self.class_names])
         if classes is not None:
             wanted = torch.tensor(class_numbers(classes, self.class_names), dtype=torch.int64)
             used &= torch.zeros_like(used).index_fill_(0, wanted, True)
-        options = _Options(threshold, batch_size, max_detections, used, amp, slice_size, slice_overlap)
-        return self._stream(_readable(source, errors, skipped, progress), options)
+        options = _Options(threshold, batch_size, max_detections, used, amp, slice_size, slice_overlap, looks, nms)
+        return self._stream(sources.read_all(source, errors, skipped, progress), options)
 
     @known_keywords
     def annotate_video(
@@ -183,41 +203,50 @@ class Detector:
         classes: Classes | None = None,
         amp: bool = False,
         slice_size: int | None = None,
-        slice_overlap: float = 0.2,
         labels: bool | None = None,
         scores: bool = True,
+        track: bool = False,
         progress: bool = True,
     ) -> Path:
         """Write a video's copy with boxes drawn on it (``.mp4``, H.264, without sound) and return its path.
 
-        ``on_frame(result)`` is called for every frame, for counting; ``labels`` and ``scores`` as in ``Result.draw``,
-        other arguments as in :meth:`predict`. Frames stream through: memory does not grow with the length.
+        Args:
+            on_frame: called with the ``Result`` of every frame, for counting.
+            labels, scores: see ``Result.draw``.
+            track: follow the objects (needs the package trackers): boxes get numbers and traces, and the number of
+                objects of each class is written beside the video, to ``NAME_counts.csv``.
+
+        Other arguments as in :meth:`predict`. Frames stream through: memory does not grow with the length.
         """
         if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
             raise UserError(f"{output} is the video itself: the copy with boxes needs another name.")
+        rate, _ = describe(path)
+        tracker = Tracker(rate, threshold) if track else None
         results = self.stream(
             str(path),
-            threshold,
+            threshold / 2 if track else threshold,
             batch_size,
             max_detections,
             classes=classes,
             amp=amp,
             slice_size=slice_size,
-            slice_overlap=slice_overlap,
             errors="raise",
             progress=progress,
         )
-        rate, _ = describe(path)
         with video_writer(output, rate) as write:
             for result in results:
-                write(result.draw(labels=labels, scores=scores))
+                result = tracker.update(result) if tracker else result
+                write((tracker.draw if tracker else Result.draw)(result, labels=labels, scores=scores))
                 if on_frame is not None:
                     on_frame(result)
+        if tracker:
+            tracker.save_counts(Path(output).with_name(f"{Path(output).stem}_counts.csv"))
         return Path(output)
 
-    def forward(self, images: list[Image.Image], amp: bool = False) -> dict[str, torch.Tensor]:
-        """``pred_logits (B, Q, C)`` and ``pred_boxes (B, Q, 4)`` of a batch of upright RGB PIL images."""
-        transform = eval_transform(*self.input_size)
+    def forward(self, images: list[Image.Image], amp: bool = False, scale: float = 1.0) -> dict[str, torch.Tensor]:
+        """``pred_logits (B, Q, C)`` and ``pred_boxes (B, Q, 4)`` of a batch of upright RGB PIL images, resized to
+        ``scale`` times the ``input_size``."""
+        transform = eval_transform(*(round(side * scale) for side in self.input_size))
         first = next(self.model.parameters(), torch.empty(0))
         return infer(self.model, [transform(image).to(self.device, first.dtype) for image in images], amp)
 
@@ -235,26 +264,37 @@ class Detector:
         config = getattr(self.model, "config", None)
         keep = max(getattr(config, "num_select", 300), options.max_detections or 0)
         images = [source.image for source in batch]
-        if options.slice_size:
-            everything = [self._find_in_slices(image, keep, options.slice_size, options) for image in images]
-        else:
-            everything = self._find(images, keep, options.amp)
+        looks = [self._look(images, keep, scale, mirror, options) for scale, mirror in options.looks]
+        everything = looks[0] if len(looks) == 1 else [weighted_boxes(several) for several in zip(*looks)]
         for source, found in zip(batch, everything):
+            found = found if options.nms is None else suppress(found, options.nms)
             scores, labels, boxes = (found[key].cpu() for key in ("scores", "labels", "boxes"))
             index = ((scores >= options.threshold) & options.used[labels]).nonzero().flatten()[: options.max_detections]
             yield Result(scores[index], labels[index], boxes[index], self.class_names, source)
 
-    def _find(self, images: list[Image.Image], keep: int, amp: bool) -> list[Found]:
-        return postprocess(self.forward(images, amp), [(image.height, image.width) for image in images], keep)
+    def _look(self, images: list[Image.Image], keep: int, scale: float, mirror: bool, options: _Options) -> list[Found]:
+        """What one look at each image finds, its slices included."""
+        images = [ImageOps.mirror(image) for image in images] if mirror else images
+        if options.slice_size:
+            found = [self._find_in_slices(image, keep, scale, options.slice_size, options) for image in images]
+        else:
+            found = self._find(images, keep, scale, options.amp)
+        if len(options.looks) > 1:  # merging takes its time for each; what is this uncertain is not shown in the end
+            least = min(options.threshold, 0.05)
+            found = [_certain(one, least) for one in found]
+        return [mirrored(one, image.width) for one, image in zip(found, images)] if mirror else found
 
-    def _find_in_slices(self, image: Image.Image, keep: int, size: int, options: _Options) -> Found:
+    def _find(self, images: list[Image.Image], keep: int, scale: float, amp: bool) -> list[Found]:
+        outputs = self.forward(images, amp, scale)
+        return postprocess(outputs, [(image.height, image.width) for image in images], keep)
+
+    def _find_in_slices(self, image: Image.Image, keep: int, scale: float, size: int, options: _Options) -> Found:
         windows, step = slices(*image.size, size, options.slice_overlap), options.batch_size
         found: list[Found] = []
         # the whole image by itself: padding the slices to its shape would be wasted work
         for part in [windows[:1], *(windows[i : i + step] for i in range(1, len(windows), step))]:
-            found += self._find([image.crop(window) for window in part], keep, options.amp)
-        certain = [{k: values[one["scores"] >= options.threshold].cpu() for k, values in one.items()} for one in found]
-        return merge(certain, windows)
+            found += self._find([image.crop(window) for window in part], keep, scale, options.amp)
+        return merge([_certain(one, options.threshold) for one in found], windows)
 
     def __repr__(self) -> str:
         names = [name for name in self.class_names if name is not None]
@@ -264,27 +304,5 @@ class Detector:
         return f"Detector({backbone}, {count}: {shown}; on {self.device})"
 
 
-def _readable(
-    source: Source, errors: str, skipped: list[tuple[str, str]] | None, progress: bool
-) -> Iterator[SourceImage]:
-    known = isinstance(source, (str, os.PathLike, list, tuple))  # else perhaps endless
-    leaves = list(sources.leaves(source)) if known else sources.leaves(source)
-    total = len(leaves) if isinstance(leaves, list) else None
-    quiet = not progress or (total == 1 and not is_video(leaves[0]) if isinstance(leaves, list) else False)
-    unit = "image"
-    if isinstance(leaves, list) and total == 1 and isinstance(leaves[0], str) and is_video(leaves[0]):
-        total, unit = describe(leaves[0])[1], "frame"
-    with tqdm(total=total, desc="detecting", disable=quiet, delay=2, unit=unit) as bar:
-        for number, leaf in enumerate(leaves):
-            try:
-                for image in sources.read(leaf, number):
-                    yield image
-                    bar.update()
-            except UserError as error:
-                if errors == "raise":
-                    raise
-                name = leaf if isinstance(leaf, str) else f"image {number}"
-                if skipped is None:
-                    warnings.warn(f"left out: {error}", stacklevel=2)
-                else:
-                    skipped.append((name, str(error)))
+def _certain(found: Found, least: float) -> Found:
+    return {key: values[found["scores"] >= least].cpu() for key, values in found.items()}

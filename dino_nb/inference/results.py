@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dino_nb.data.images import open_image
-from dino_nb.draw import Color, class_colors, draw_boxes
+from dino_nb.draw import PALETTE, Color, class_colors, draw_boxes
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.files import atomic_path
 from dino_nb.inference.output import OutputFolder, save_labels, to_coco
@@ -55,6 +55,7 @@ class Result:
         size: (width, height) of the upright image in pixels.
         name: a file name for the image. path: its file, or None. source: the path or URL it came from, or None.
         frame, time: number and seconds of a video's frame, or None.
+        tracks: ``(n,)`` int64: numbers that follow the objects of a video, or None.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Result:
         self.size = source.image.size
         self.name, self.path, self.source = source.name, source.path, source.source
         self.frame, self.time = source.frame, source.time
+        self.tracks: torch.Tensor | None = None
         # A file can be read again when it is asked for: the results of a large folder stay small.
         self._image = None if source.path else source.image
 
@@ -118,7 +120,7 @@ class Result:
                 raise KeyError(f"a result has {', '.join(_COLUMNS)}, not {key!r}.{did_you_mean(key, _COLUMNS)}")
             return getattr(self, key)
         if isinstance(key, slice):
-            return self._take(torch.arange(len(self))[key])
+            return self.take(torch.arange(len(self))[key])
         return list(self)[key]
 
     def filter(
@@ -131,12 +133,14 @@ class Result:
             keep &= self.scores.cpu() >= threshold
         if classes is not None:
             keep &= torch.isin(self.labels.cpu(), torch.tensor(class_numbers(classes, self.class_names)))
-        return self._take(keep.nonzero().flatten()[:max_detections])
+        return self.take(keep.nonzero().flatten()[:max_detections])
 
-    def _take(self, index: torch.Tensor) -> "Result":
+    def take(self, index: torch.Tensor) -> "Result":
+        """A new result of the detections at ``index``, ``(m,)`` int64 or ``(n,)`` bool."""
         new = copy.copy(self)
         index = index.to(self.scores.device)
         new.scores, new.labels, new.boxes = self.scores[index], self.labels[index], self.boxes[index]
+        new.tracks = None if self.tracks is None else self.tracks[index]
         return new
 
     def draw(
@@ -161,12 +165,16 @@ class Result:
             scores: whether scores are written.
             enlarge_to, line, font_file: see ``dino_nb.viz.draw_boxes``.
         """
-        names = self.names
+        names, tracks = self.names, [] if self.tracks is None else self.tracks.tolist()
         palette = class_colors(self.class_names) if colors is None else colors
-        if isinstance(palette, Mapping):
-            palette = [palette[name] for name in names] if names else []
+        if tracks and colors is None:
+            palette = [PALETTE[number % len(PALETTE)] for number in tracks]
+        elif isinstance(palette, Mapping):
+            palette = [palette[name] for name in names]
+        if tracks:
+            names = [f"{name} #{number}" for name, number in zip(names, tracks)]
         shown: list[str | None] = list(names)
-        if labels is False or (labels is None and len(class_colors(self.class_names)) == 1):
+        if labels is False or (labels is None and not tracks and len(class_colors(self.class_names)) == 1):
             shown = [None] * len(names)
         elif labels is None and scores and len(names) > 4 and len(set(names)) == 1:
             shown[1:] = [None] * (len(names) - 1)
@@ -217,6 +225,9 @@ class Result:
             {"name": d.name, "label": d.label, "score": round(d.score, 6), "box": [round(x, 3) for x in d.box]}
             for d in self
         ]
+        if self.tracks is not None:
+            for row, number in zip(entry["detections"], self.tracks.tolist()):
+                row["track"] = number
         return entry
 
     def to_json(self, **options: Any) -> str:

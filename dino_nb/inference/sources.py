@@ -6,6 +6,7 @@ tensor ``(H, W)``, ``(H, W, 3)`` or ``(3, H, W)`` in RGB order (uint8, or floats
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,13 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 from dino_nb.checkpoints.download import fetch_bytes
 from dino_nb.checkpoints.web import shown
 from dino_nb.data.images import is_image, open_image, upright_rgb
 from dino_nb.errors import UserError, disk_errors
-from dino_nb.inference.video import is_video, read_frames
+from dino_nb.inference.video import describe, is_video, read_frames
 
 Source = Any  # one of the above
 Leaf = Any  # a source that is no folder, pattern or list: a str, an image, an array or a tensor
@@ -98,6 +100,33 @@ def read(leaf: Leaf, number: int = 0) -> Iterator[SourceImage]:
         return
     image = upright_rgb(leaf) if isinstance(leaf, Image.Image) else _from_pixels(leaf)
     yield SourceImage(image, f"image_{number:06}.png")
+
+
+def read_all(
+    source: Source, errors: str = "raise", skipped: list[tuple[str, str]] | None = None, progress: bool = False
+) -> Iterator[SourceImage]:
+    """Yield every image of ``source``; see ``Detector.stream``."""
+    known = isinstance(source, (str, os.PathLike, list, tuple))  # else perhaps endless
+    found = list(leaves(source)) if known else leaves(source)
+    total = len(found) if isinstance(found, list) else None
+    quiet = not progress or (total == 1 and not is_video(found[0]) if isinstance(found, list) else False)
+    unit = "image"
+    if isinstance(found, list) and total == 1 and isinstance(found[0], str) and is_video(found[0]):
+        total, unit = describe(found[0])[1], "frame"
+    with tqdm(total=total, desc="detecting", disable=quiet, delay=2, unit=unit) as bar:
+        for number, leaf in enumerate(found):
+            try:
+                for image in read(leaf, number):
+                    yield image
+                    bar.update()
+            except UserError as error:
+                if errors == "raise":
+                    raise
+                name = leaf if isinstance(leaf, str) else f"image {number}"
+                if skipped is None:
+                    warnings.warn(f"left out: {error}", stacklevel=2)
+                else:
+                    skipped.append((name, str(error)))
 
 
 def exists(text: str) -> bool:

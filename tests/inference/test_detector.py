@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import dino_nb
 from dino_nb.checkpoints.checkpoint import save_checkpoint
@@ -124,7 +124,7 @@ def test_predict_is_what_calling_a_detector_does(detector, folder):
 def test_predict_shows_progress_of_many_images(detector, folder, capsys, monkeypatch):
     from functools import partial
 
-    from dino_nb.inference import detector as module
+    from dino_nb.inference import sources as module
 
     monkeypatch.setattr(module, "tqdm", partial(module.tqdm, mininterval=0))
     detector.predict(folder)
@@ -252,3 +252,46 @@ def test_the_description_names_the_classes(detector):
 def test_a_near_miss_of_dino_tiny_is_told():
     with pytest.raises(UserError, match=r"no checkpoint 'dino-tinny'\. Did you mean 'dino-tiny'"):
         load("dino-tinny")
+
+
+def test_forward_of_a_scale_resizes_more(detector):
+    detector.predict(Image.new("RGB", (200, 100)), scales=(0.5, 1, 2))
+    assert detector.model.seen == [[(3, 27, 54)], [(3, 54, 108)], [(3, 107, 214)]]
+
+
+def test_predict_mirrored_finds_boxes_where_they_are(detector):
+    """The fake network finds the same boxes in the mirrored image: their mirror images come out."""
+    plain = detector.predict(Image.new("RGB", (200, 100)), threshold=0.3)
+    both = detector.predict(Image.new("RGB", (200, 100)), threshold=0.25, flip=True)
+    assert both.names == ["cat", "dog", "dog"]  # the cat is in the middle, in both looks
+    torch.testing.assert_close(both.scores, torch.tensor([0.9, 0.3, 0.3]))
+    torch.testing.assert_close(both.boxes[0], plain.boxes[0])
+    assert sorted(both.boxes[1:].tolist()) == [[0, 0, 100, 50], [100, 0, 200, 50]]
+
+
+def test_predict_with_flips_and_scales_of_a_real_network_agrees():
+    detector = load("dino-tiny", "cpu")
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(90, 110, (150, 200, 3), np.uint8))
+    ImageDraw.Draw(image).ellipse((40, 40, 110, 110), fill=(205, 45, 40))
+    plain, several = detector.predict(image), detector.predict(image, flip=True, scales=(1, 1.25))
+    assert several.names == plain.names == ["red circle"]
+    assert (several.boxes - plain.boxes).abs().max() < 6
+
+
+def test_predict_with_nms_keeps_one_of_each_class(detector):
+    class Twice(FakeModel):
+        def forward(self, images):
+            outputs = super().forward(images)
+            return {key: torch.cat([value, value], 1) for key, value in outputs.items()}
+
+    twice = Detector(Twice(), "cpu")
+    image = Image.new("RGB", (90, 90))
+    assert twice.predict(image).names == ["cat", "cat", "dog", "dog"]
+    assert twice.predict(image, nms=0.7).names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("options", [{"scales": ()}, {"scales": (0,)}, {"scales": (99,)}, {"nms": 0}, {"nms": 2}])
+def test_predict_refuses_impossible_looks(detector, options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        detector.predict(Image.new("RGB", (9, 9)), **options)
