@@ -7,7 +7,7 @@ from typing import Any
 _WHERE = {
     "draw_boxes": "dino_nb.draw",
     "class_colors": "dino_nb.draw",
-    "grid": "dino_nb.viz.sheet",
+    "grid": "dino_nb.sheet",
     "sampling_points": "dino_nb.viz.attention",
     "encoder_attention": "dino_nb.viz.attention",
     "decoder_layers": "dino_nb.viz.inside",
@@ -21,7 +21,7 @@ _WHERE = {
     "judge": "dino_nb.viz.judged",
     "threshold_curve": "dino_nb.viz.curve",
     "summary_figure": "dino_nb.viz.dataset",
-    "training_batches": "dino_nb.viz.batches",
+    "training_batches": "dino_nb.training.preview",
 }
 
 __all__ = list(_WHERE)

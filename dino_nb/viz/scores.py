@@ -11,7 +11,7 @@ from dino_nb.errors import UserError, did_you_mean, printable
 from dino_nb.evaluation.analysis import KINDS, Analysis
 from dino_nb.evaluation.drawing import beside, crop
 from dino_nb.evaluation.evaluate import EvalResult
-from dino_nb.viz.sheet import grid
+from dino_nb.sheet import grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,9 +20,9 @@ from dino_nb.inference.keywords import known_keywords
 from dino_nb.inference.results import Result
 from dino_nb.inference.sources import Source, leaves, read
 from dino_nb.inference.video import is_video
+from dino_nb.sheet import grid
 from dino_nb.viz.curve import threshold_curve
 from dino_nb.viz.judged import FLOOR, LONG_SIDE, OUTCOMES, Judged, judge, reduced, reduced_file
-from dino_nb.viz.sheet import grid
 from dino_nb.viz.view import WIDE, Scene, View
 
 

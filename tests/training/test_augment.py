@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from dino_nb.data.augment import Augmentation
 from dino_nb.data.dataset import CocoDataset
@@ -54,7 +55,7 @@ def test_augmentation_is_off_at_the_end_of_a_run(root):
 
 def test_run_with_every_augmentation_trains_and_says_what_it_does(root, tmp_path, capsys):
     result = tiny_run(root, tmp_path / "run", augment="strong,aerial,jpeg", epochs=2)
-    assert result.checkpoint.is_file()
+    assert result.checkpoint.is_file() and Image.open(tmp_path / "run" / "batches.jpg").width == 1600
     assert "photometric" in (said := capsys.readouterr().out) and "not in the last 15% of the run" in said
 
 

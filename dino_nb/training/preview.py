@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
+from torchvision.ops import box_convert
 
 from dino_nb.data.augment import Augmentation
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import EVAL_SIZE, tensor_to_image
 from dino_nb.draw import class_colors, draw_boxes
+from dino_nb.printer import counted
+from dino_nb.sheet import grid
 from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
-from dino_nb.viz.sheet import grid
 
 
 def training_batches(
@@ -35,18 +37,29 @@ def training_batches(
     """
     augmentation = Augmentation(augment, *input_size)
     dataset = CocoDataset(cocodir, "train", augmentation)
+    return first_batch(dataset, augmentation, seed, images, epoch, columns, width)
+
+
+def first_batch(
+    dataset: CocoDataset,
+    augmentation: Augmentation,
+    seed: int,
+    images: int = 8,
+    epoch: int = 0,
+    columns: int = 4,
+    width: int = 1600,
+) -> Image.Image:
+    """The same of a data set whose transform ``augmentation`` is."""
     count = max(1, min(images, len(dataset)))
-    sampler = ResumableBatchSampler([dataset.size(i) for i in range(len(dataset))], count, seed)
+    sampler = ResumableBatchSampler([(1, 1)] * len(dataset), count, seed)
     sampler.set_epoch(epoch)
     seeded = SeededDataset(dataset, seed)
     tensors, targets = augmentation.collate([seeded[key] for key in next(iter(sampler))])
     colors, shown, titles = class_colors(dataset.class_names), [], []
     for tensor, target in zip(tensors, targets):
-        height, width_of = tensor.shape[-2:]
-        x, y, w, h = (target["boxes"] * tensor.new_tensor([width_of, height, width_of, height])).unbind(1)
-        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        high, wide = tensor.shape[-2:]
+        corners = box_convert(target["boxes"], "cxcywh", "xyxy") * tensor.new_tensor([wide, high, wide, high])
         names = [dataset.class_names[label] for label in target["labels"].tolist()]
-        boxes = [[float(v) for v in box] for box in zip(*corners)]
-        shown.append(draw_boxes(tensor_to_image(tensor), boxes, names, colors=colors))
-        titles.append(f"{width_of} x {height}, {len(names)} objects")
+        shown.append(draw_boxes(tensor_to_image(tensor), corners, names, colors=colors))
+        titles.append(f"{wide} x {high}, {counted(len(names), 'object')}")
     return grid(shown, columns, titles, width)
