@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import sigmoid_focal_loss
 
 from dino_nb import distributed
@@ -61,14 +62,23 @@ class Criterion:
             losses |= self._layer_losses(layer, index, labels, boxes, num_boxes, suffix)
         return losses | self._denoising_losses(outputs, targets, labels, boxes, num_boxes)
 
-    def loss_labels(self, layer: dict, index: Tensor, labels: Tensor, num_boxes: float) -> dict[str, Tensor]:
+    def loss_labels(
+        self, layer: dict, index: Tensor, labels: Tensor, boxes: Tensor, num_boxes: float
+    ) -> dict[str, Tensor]:
         """Focal loss (arXiv 1708.02002, eq. 5) of all queries and classes. ``index``: see ``loss_boxes``."""
         batch_idx, src_idx, tgt_idx = index
+        alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
         logits = at_least_float32(layer["pred_logits"])  # (B, Q, C)
-        one_hot = torch.zeros_like(logits)
-        one_hot[batch_idx, src_idx, labels[tgt_idx]] = 1
-        focal = sigmoid_focal_loss(logits, one_hot, self.config.focal_alpha, self.config.focal_gamma)
-        return {"loss_ce": focal.sum() / num_boxes}
+        target = torch.zeros_like(logits)
+        target[batch_idx, src_idx, labels[tgt_idx]] = 1
+        if self.config.iou_target:  # varifocal: the better a box fits, the higher its score is to be
+            iou = _iou(*(cxcywh_to_xyxy(b) for b in (layer["pred_boxes"][batch_idx, src_idx], boxes[tgt_idx])))
+            weight = (1 - alpha) * logits.detach().sigmoid() ** gamma * (1 - target)
+            target[batch_idx, src_idx, labels[tgt_idx]] = iou.detach().to(target.dtype)
+            loss = binary_cross_entropy_with_logits(logits, target, weight + target, reduction="sum")
+        else:
+            loss = sigmoid_focal_loss(logits, target, alpha, gamma).sum()
+        return {"loss_ce": loss / num_boxes}
 
     def loss_boxes(self, layer: dict, index: Tensor, boxes: Tensor, num_boxes: float) -> dict[str, Tensor]:
         """L1 and GIoU of the matched queries. ``index (3, P)``: image, query and object of each pair."""
@@ -79,7 +89,9 @@ class Criterion:
         return {"loss_bbox": (src_boxes - tgt_boxes).abs().sum() / num_boxes, "loss_giou": (1 - giou).sum() / num_boxes}
 
     def _layer_losses(self, layer, index, labels, boxes, num_boxes, suffix):
-        losses = self.loss_labels(layer, index, labels, num_boxes) | self.loss_boxes(layer, index, boxes, num_boxes)
+        losses = self.loss_labels(layer, index, labels, boxes, num_boxes) | self.loss_boxes(
+            layer, index, boxes, num_boxes
+        )
         return {name + suffix: loss for name, loss in losses.items()}
 
     def _indices(self, matches, targets, device):
@@ -129,6 +141,13 @@ class Criterion:
             raise ValueError(
                 f"a target has label {wrong}, but the model has {num_classes} classes: labels are 0..{num_classes - 1}."
             )
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """``(P, 4), (P, 4) -> (P,)`` of xyxy boxes, pair by pair."""
+    shared = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - shared
+    return shared / (union + 1e-6)
 
 
 def count_boxes(targets: list[dict]) -> float:

@@ -110,7 +110,8 @@ def finetune(
         model_options: changes to the ``ModelConfig``, as a dict or ``key=value`` strings.
         backbone_weights: from scratch: True for timm's ImageNet weights, a file, or a folder that holds the published
             backbone file; False for none. Default True.
-        max_hours: stop and save after that time; continue with ``resume="auto"``.
+        max_hours: a recipe sized in steps is shortened to end within that time; every other stops and saves then.
+            Continue with ``resume="auto"``.
         device: as in ``dino_nb.load``.
         drive_dir: a second folder, e.g. on Drive, that gets states and results in the background.
         check: refuse data sets with errors.
@@ -154,6 +155,8 @@ def finetune(
         seed_everything(config.seed)
         if state:
             check_same_run(state, settings, fingerprint, output_dir, ignore=_FREE)
+            if all(state["config"].get(name) == settings[name] for name in ("epochs", "steps")):
+                config = dataclasses.replace(config, **state.get("shaped", {}))
             model = model_of_state(state)
         else:
             start = "from scratch" if checkpoint is None else f"fine-tuning {settings['checkpoint']}"
@@ -166,6 +169,7 @@ def finetune(
             "stop": stop,
             "settings": settings,
             "data_fingerprint": fingerprint,
+            "given": set(given),
         }
         parts |= {"output_dir": output_dir, "live": live, "tensorboard": tensorboard}
         run = make_run(model, config, train_set, validation, device, state, **parts)

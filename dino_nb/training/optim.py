@@ -1,6 +1,7 @@
 """Optimiser, schedule, clipping and weight averaging, as published and a little beyond."""
 
 import math
+import re
 from collections.abc import Iterable
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError, did_you_mean
+
+# a parameter's stage in timm's and our own backbones: layer3.1.conv, layers.0.blocks, stages_2, blocks.4
+_STAGE = re.compile(r"backbone\..*?(?:layers?|stages|blocks)[._]?(\d+)[._]")
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> int:
@@ -32,23 +36,29 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> int:
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW in the two published groups: the network at ``lr``, parameters named ``backbone`` at ``lr_backbone``.
 
-    A group's ``initial_lr`` is its rate before warm-up and schedule. Raises ``UserError`` where nothing is left to
-    train.
+    ``sampling_lr``, ``layer_decay`` and ``decay_norms`` divide them further. A group's ``initial_lr`` is its rate
+    before warm-up and schedule. Raises ``UserError`` where nothing is left to train.
     """
-    rates = {"network": config.lr, "backbone": config.lr_backbone}
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups["backbone" if "backbone" in name else "network"].append(parameter)
-    if not any(groups.values()):
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not trained:
         raise UserError(f"frozen={config.frozen} leaves no parameter to train.")
+    depths = {name: int(found[1]) for name, _ in trained if (found := _STAGE.search(name))}
+    last = max(depths.values(), default=0)
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        in_backbone = "backbone" in name
+        rate = config.lr_backbone if in_backbone else config.lr
+        if in_backbone and config.layer_decay < 1:  # what has no number is before the stages, or a norm behind one
+            rate *= config.layer_decay ** (last - depths.get(name, last if "norm" in name else -1))
+        if any(part in name for part in ("sampling_offsets", "reference_points")):
+            rate *= config.sampling_lr
+        decay = config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0
+        groups.setdefault((in_backbone, rate, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "lr": rates[name], "initial_lr": rates[name], "name": name}
-            for name, parameters in groups.items()
-            if parameters
+            {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+            for (_, rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
-        weight_decay=config.weight_decay,
         fused=True,
     )
 

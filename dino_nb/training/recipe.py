@@ -5,6 +5,7 @@ images in batches of 16, and 90,000 times on COCO.
 """
 
 import dataclasses
+import math
 from collections.abc import Collection
 
 from dino_nb.config import TrainConfig
@@ -13,6 +14,7 @@ from dino_nb.errors import UserError
 _BATCHES = (4, 8, 16)  # the largest that leaves about a hundred steps an epoch
 _WARMUP_SHARE, _EVALUATIONS, _EMA_SHARE = 0.05, 20, 0.025
 _LEAST_EPOCHS = 12  # as published: a large data set is seen that often, whatever the budget
+LENGTH = ("epochs", "steps", "lr_drop", "warmup_steps", "eval_every", "ema_decay")  # what follows from the length
 
 
 def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ()) -> TrainConfig:
@@ -39,24 +41,57 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
     per_epoch = -(-images // batch)
     least = 1 if "steps" in given else _LEAST_EPOCHS
     epochs = config.epochs if "epochs" in given else max(round(config.steps / per_epoch), least)
-    steps = epochs * per_epoch
     scale = (batch / config.batch_size) ** 0.5
+    rates = {"batch_size": batch, "lr": config.lr * scale, "lr_backbone": config.lr_backbone * scale}
+    config = dataclasses.replace(config, **{name: value for name, value in rates.items() if name not in given})
+    config = of_length(config, epochs, per_epoch, given)
+    if config.warmup_steps >= config.steps:
+        raise UserError(
+            f"warmup_steps={config.warmup_steps} leaves nothing of a run of {config.steps} steps: lower it, or raise "
+            "steps or epochs."
+        )
+    return config
+
+
+def of_length(config: TrainConfig, epochs: int, per_epoch: int, given: Collection[str] = ()) -> TrainConfig:
+    """``config`` as it is for a run of so many epochs of ``per_epoch`` steps."""
+    steps = epochs * per_epoch
     derived = {
-        "batch_size": batch,
         "epochs": epochs,
         "steps": steps,
-        "lr": config.lr * scale,
-        "lr_backbone": config.lr_backbone * scale,
         "lr_drop": (max(epochs * 11 // 12, 1),),
         "warmup_steps": round(_WARMUP_SHARE * steps),
         "eval_every": max(round(epochs / _EVALUATIONS), 1),
         "ema_decay": min(1 - 1 / max(_EMA_SHARE * steps, 2), 0.9998),
     }
-    changes = {name: value for name, value in derived.items() if name == "steps" or name not in given}
-    config = dataclasses.replace(config, **changes)
-    if config.warmup_steps >= steps:
-        raise UserError(
-            f"warmup_steps={config.warmup_steps} leaves nothing of a run of {steps} steps: lower it, or raise steps "
-            "or epochs."
-        )
-    return config
+    kept = {name: value for name, value in derived.items() if name in ("epochs", "steps") or name not in given}
+    return dataclasses.replace(config, **kept)
+
+
+def calm_from(config: TrainConfig) -> int:
+    """The epoch from which on there is no augmentation but the published."""
+    return math.ceil(config.epochs * (1 - config.augment_off))
+
+
+def fit_into(
+    config: TrainConfig, per_epoch: int, seconds: float, step: float, evaluation: float, given: Collection[str] = ()
+) -> TrainConfig:
+    """``config`` shortened to what ``seconds`` allow: the run ends trained, its rates at their end, instead of cut.
+
+    Evaluations take a fifth of the time at most, the last one and 5 % for everything else apart.
+
+    Args:
+        config: as ``size_in_steps`` made it.
+        per_epoch: steps per epoch.
+        seconds: of the whole run.
+        step, evaluation: seconds that a step and an evaluation take.
+        given: fields that the user has set.
+    """
+    left = 0.95 * seconds - 2 * evaluation  # the first evaluation, and the report at the end
+    evaluations = min(max(int(0.2 * left / max(evaluation, 1e-9)), 1), _EVALUATIONS)
+    epochs = int((left - evaluations * evaluation) / (step * per_epoch))
+    if epochs >= config.epochs:
+        return config
+    config = of_length(config, max(epochs, 1), per_epoch, given)
+    every = max(config.eval_every, -(-config.epochs // evaluations))
+    return config if "eval_every" in given else dataclasses.replace(config, eval_every=every)

@@ -27,6 +27,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: whole number >= 0.
         aspect_groups: order each batch by aspect ratio: the micro-batches that it is cut into need less padding. What
             is in a batch stays as random as without.
+        weights: how often each image comes, relative to the others; None: every image once per epoch.
         rank, world_size: of this process, and of all.
 
     Attributes:
@@ -40,6 +41,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         seed: int,
         aspect_groups: bool = False,
+        weights: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -53,6 +55,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         self.images, self.batch_size, self.seed = len(sizes), batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.aspects = np.array([width / max(height, 1) for height, width in sizes]) if aspect_groups else None
+        self.weights = weights
         self.epoch = self.step = 0
 
     def __len__(self) -> int:
@@ -61,6 +64,10 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self.images))
+        if self.weights is not None:  # systematic: each image as often as it should, rounded up or down by chance
+            edges = np.cumsum(self.weights) / np.sum(self.weights) * self.images
+            first = random.Random(mix_seed(self.seed, self.epoch, 1)).random()
+            order = np.searchsorted(edges, np.arange(self.images) + first).clip(max=self.images - 1).tolist()
         random.Random(mix_seed(self.seed, self.epoch)).shuffle(order)
         batches = np.resize(order, (len(self), self.batch_size))  # begins again where the last batch needs filling up
         for batch in batches[self.step :]:
@@ -97,6 +104,28 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         return {"seed": self.seed, "images": self.images, "batch_size": self.batch_size, "aspect_groups": grouped}
 
 
+def image_weights(labels: Sequence[np.ndarray], repeat_rare: float, empty_share: float) -> np.ndarray | None:
+    """How often each image should come; None where every image comes once.
+
+    Repeat factors as in LVIS (arXiv 1908.03195, appendix B): a class that is in a share f of the images asks for
+    ``max(1, sqrt(repeat_rare / f))``, and an image for the most that one of its classes does.
+
+    Args:
+        labels: the classes in each image.
+        repeat_rare: the share below which a class is rare; 0: none is.
+        empty_share: largest share of images without objects.
+    """
+    present = [np.unique(found) for found in labels]
+    shares = np.bincount(np.concatenate([*present, []]).astype(int)) / len(present)
+    factors = np.sqrt(np.divide(repeat_rare, shares, out=np.ones_like(shares), where=shares > 0)).clip(min=1)
+    weights = np.array([factors[found].max(initial=0 if len(found) else 1) for found in present])
+    empty = np.array([not len(found) for found in present])
+    if empty.any() and not empty.all():
+        most = weights[~empty].sum() * empty_share / max(1 - empty_share, 1e-9)
+        weights[empty] *= min(most / empty.sum(), 1)
+    return None if (weights == 1).all() else weights
+
+
 class SeededDataset(Dataset):
     """``dataset`` by keys ``(epoch, index)``, each drawing its augmentation from its own seed.
 
@@ -106,7 +135,9 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: Dataset, seed: int, calm_from: int | None = None) -> None:
-        self.dataset, self.seed, self.calm_from = dataset, seed, calm_from
+        self.dataset, self.seed = dataset, seed
+        # in shared memory: loader workers follow when a run is shortened
+        self.calm_from = None if calm_from is None else torch.tensor(calm_from).share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -118,7 +149,7 @@ class SeededDataset(Dataset):
             with torch.random.fork_rng(devices=[]):
                 seed_everything(self.seed, epoch, index)
                 if self.calm_from is not None:
-                    self.dataset.transform.on = epoch < self.calm_from  # type: ignore[attr-defined]
+                    self.dataset.transform.on = bool(epoch < self.calm_from)  # type: ignore[attr-defined]
                 return self.dataset[index]
         finally:
             random.setstate(python)

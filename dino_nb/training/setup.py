@@ -1,12 +1,12 @@
 """Putting a run together: the network (warm, fresh or of a saved state), its plan, and everything around it."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -17,14 +17,17 @@ from dino_nb.data.augment import Augmentation
 from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError
+from dino_nb.files import atomic_path
 from dino_nb.models.dino import DINO, build_model
 from dino_nb.presets import preset
 from dino_nb.training import memory
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.optim import Ema, freeze, make_optimizer
 from dino_nb.training.precision import Precision, choose
+from dino_nb.training.preview import first_batch
 from dino_nb.training.progress import Progress
-from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
+from dino_nb.training.recipe import calm_from
+from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset, image_weights
 from dino_nb.training.stopping import ignore_in_worker
 from dino_nb.training.trainer import Run
 from dino_nb.training.validation import Validation
@@ -95,20 +98,20 @@ def make_run(
     ``Run``.
     """
     train_set.transform = augmentation = Augmentation(config.augment, *model.input_size)
-    calm_from = math.ceil(config.epochs * (1 - config.augment_off))
     model.to(device)
     distributed.broadcast_model(model)
     freeze(model, config.frozen)
     sizes = [train_set.size(i) for i in range(len(train_set))]
     rank, world = distributed.rank(), distributed.world_size()
+    weights = _weights(train_set, config)
     if config.batch_size // world < augmentation.least_batch:
         raise UserError(
             f"augment={config.augment} mixes the images of a batch: batch_size must be at least "
             f"{augmentation.least_batch * world}, {augmentation.least_batch} per process."
         )
-    sampler = ResumableBatchSampler(sizes, config.batch_size, config.seed, config.aspect_groups, rank, world)
+    sampler = ResumableBatchSampler(sizes, config.batch_size, config.seed, config.aspect_groups, weights, rank, world)
     loader = DataLoader(
-        SeededDataset(train_set, config.seed, calm_from),
+        SeededDataset(train_set, config.seed, calm_from(config)),
         batch_sampler=sampler,
         num_workers=config.num_workers,
         collate_fn=augmentation.collate,
@@ -116,6 +119,9 @@ def make_run(
         persistent_workers=config.num_workers > 0,
         worker_init_fn=ignore_in_worker,
     )
+    if state is None and distributed.is_main():
+        with atomic_path(output_dir / "batches.jpg") as file:
+            first_batch(train_set, augmentation, config.seed).save(file, "JPEG")
     criterion, precision = Criterion(model.config), Precision(choose(device, config.amp), device)
     plan = _saved_plan(state, config, device) or _plan(model, criterion, precision, config, train_set, sizes, device)
     memory.set_grad_checkpointing(model, plan.grad_checkpointing)
@@ -165,6 +171,21 @@ def _backbone_file(weights: bool | str | Path | None, config: ModelConfig) -> bo
     if not path.is_file():
         raise UserError(f"there is no file {path} with backbone weights.")
     return str(path)
+
+
+def _weights(train_set: CocoDataset, config: TrainConfig) -> np.ndarray | None:
+    """How often each image comes, told to the user where it is not once."""
+    if not config.repeat_rare and config.empty_share == 1:
+        return None
+    labels = [train_set.target(i)["labels"].numpy() for i in range(len(train_set))]
+    weights = image_weights(labels, config.repeat_rare, config.empty_share)
+    if weights is not None:
+        shares = weights / weights.sum() * len(weights)
+        groups = {"no objects": np.array([not len(found) for found in labels])}
+        groups |= {str(n): np.array([i in found for found in labels]) for i, n in enumerate(train_set.class_names)}
+        told = [f"{name} x{shares[group].mean():.1f}" for name, group in groups.items() if group.any()]
+        distributed.print_main(f"how often images come per epoch: {', '.join(told)}")
+    return weights
 
 
 def _saved_plan(state: dict[str, Any] | None, config: TrainConfig, device: torch.device) -> memory.Plan | None:

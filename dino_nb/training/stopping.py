@@ -36,6 +36,11 @@ class StopRequest:
             return "max_hours"
         return self._signal
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the time budget; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Within this block a signal raises ``StopNow``: for work that can be repeated, such as an evaluation."""

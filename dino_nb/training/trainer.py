@@ -6,7 +6,11 @@ if it had not been, and there is no generator's state to save.
 """
 
 import dataclasses
+import itertools
 import math
+import statistics
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +32,14 @@ from dino_nb.training.optim import Ema, clip_gradients, load_optimizer, rate_fac
 from dino_nb.training.precision import Precision
 from dino_nb.training.progress import Progress
 from dino_nb.training.randomness import seed_everything
+from dino_nb.training.recipe import LENGTH, calm_from, fit_into
 from dino_nb.training.sampler import ResumableBatchSampler
 from dino_nb.training.step import accumulate_gradients
 from dino_nb.training.stopping import StopNow, StopRequest
 from dino_nb.training.validation import Validation
+
+_UNTIMED, _TIMED = 5, 25  # the first steps are slow, and the next ones tell how long a step takes
+_FEW_STEPS = 500
 
 
 class TrainingDiverged(UserError):
@@ -44,6 +52,7 @@ class Run:
 
     ``loader`` yields (images, targets) of this process's share of one effective batch, in the order of ``sampler``;
     ``history`` has one record per evaluation; ``skipped`` counts the last steps in a row that changed nothing.
+    ``given``: settings that are the user's own; ``shaped``: what a time budget made of the others.
     """
 
     model: DINO
@@ -63,10 +72,14 @@ class Run:
     settings: dict[str, Any]
     data_fingerprint: dict[str, str]
     ema: Ema | None = None
+    given: Collection[str] = ()
     epoch: int = 0
     step: int = 0
     skipped: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    shaped: dict[str, Any] = field(default_factory=dict)
+    times: list[float] = field(default_factory=list)
+    evaluation_seconds: float = 0.0
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -90,6 +103,7 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "nonfinite": self.skipped,
+            "shaped": self.shaped,
             "plan": dataclasses.asdict(self.plan),
             "config": self.settings,
             "data_fingerprint": self.data_fingerprint,
@@ -108,7 +122,7 @@ class Run:
         self.precision.load_state_dict(state["scaler"])
         self.sampler.load_state_dict(state["sampler"])
         self.history, self.epoch, self.step = state["history"], state["epoch"], state["step"]
-        self.skipped = state["nonfinite"]
+        self.skipped, self.shaped = state["nonfinite"], state.get("shaped", {})
 
 
 def fit(run: Run) -> str:
@@ -143,6 +157,7 @@ def train_one_epoch(run: Run) -> str | None:
         rate = run.optimizer.param_groups[0]["lr"]
         record = {"step": run.step, "epoch": run.epoch, "lr": rate, **losses}
         run.progress.step(record, images=run.config.batch_size)
+        plan_time(run)
         if reasons := list(filter(None, distributed.all_gather_objects(run.stop.reason))):
             return reasons[0]
         if run.manager.due():
@@ -151,6 +166,36 @@ def train_one_epoch(run: Run) -> str | None:
     run.sampler.set_epoch(run.epoch)
     save(run)  # before an evaluation that may take long
     return None
+
+
+def plan_time(run: Run) -> None:
+    """After the first steps, say how long the run will take; one sized in steps is made to fit into its hours."""
+    if len(run.times) > _TIMED:
+        return
+    run.times.append(time.monotonic())
+    if len(run.times) <= _TIMED:
+        return
+    per_epoch = len(run.sampler)
+    step = statistics.median(b - a for a, b in itertools.pairwise(run.times[_UNTIMED:]))
+    left = run.stop.seconds_left
+    if left is not None and run.config.steps and not run.shaped:
+        spent = run.step * step + run.evaluation_seconds  # of the whole run, which fit_into plans
+        shaped = fit_into(run.config, per_epoch, left + spent, step, run.evaluation_seconds, run.given)
+        shaped = distributed.run_on_main(lambda: shaped)
+        run.shaped = {name: getattr(shaped, name) for name in LENGTH if shaped != run.config}
+        run.config = shaped
+        run.loader.dataset.calm_from.fill_(calm_from(shaped))  # type: ignore[attr-defined]
+        run.progress.bar.total = shaped.epochs * per_epoch
+        if run.ema:
+            run.ema.decay = shaped.ema_decay
+    steps = run.config.epochs * per_epoch - run.step
+    evaluations = -(-(run.config.epochs - run.epoch) // run.config.eval_every) + 1
+    minutes = (steps * step + evaluations * run.evaluation_seconds) / 60
+    text = f"{step:.2f} s per step: {steps} more steps and {evaluations} evaluations take about {minutes:.0f} minutes"
+    if run.shaped:
+        text += f"; {run.config.epochs} epochs fit into the time"
+        text += ", which is little: a smaller input_size allows more" if steps < _FEW_STEPS else ""
+    run.progress.say(text)
 
 
 def train_step(run: Run, images: list[Tensor], targets: list[dict]) -> dict[str, float]:
@@ -237,8 +282,10 @@ def evaluate(run: Run) -> None:
     """Score the model, keep the record, and save state and checkpoints."""
     model = run.averaged
     model.eval()
+    began = time.monotonic()
     with run.stop.at_once():
         scores = run.validation(model)
+    run.evaluation_seconds = time.monotonic() - began
     record = {"epoch": run.epoch, "step": run.step, **scores}
     is_best = run.best is None or record["AP"] > run.best["AP"]
     names = [LAST_CHECKPOINT, *([BEST_CHECKPOINT, BEST_CHECKPOINT.replace(".pth", ".safetensors")] if is_best else [])]

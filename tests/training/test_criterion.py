@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.layers import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
@@ -114,6 +115,45 @@ def test_weights_follow_the_configuration():
     weights = Criterion(dataclasses.replace(CONFIG, giou_loss_coef=3.0)).weight_dict
     assert weights["loss_giou_dn_0"] == 3.0 and weights["loss_bbox_interm"] == 5.0
     assert len(weights) == 3 * (2 * 2 + 1)
+
+
+def test_iou_target_asks_for_scores_that_follow_the_fit():
+    config = dataclasses.replace(CONFIG, iou_target=True)
+    wanted = [{"labels": torch.tensor([2]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])}]
+
+    def loss(box, logit):
+        logits = torch.full((1, 1, 5), -20.0)
+        logits[0, 0, 2] = logit
+        return Criterion(config)({"pred_logits": logits, "pred_boxes": torch.tensor([[box]])}, wanted)["loss_ce"].item()
+
+    perfect, half = [0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.2]
+    assert loss(perfect, 8.0) < loss(perfect, 0.0), "a perfect box is to have a score of 1"
+    assert loss(half, 0.0) < loss(half, 8.0), "and one of IoU 0.5 a score of 0.5"
+    plain = Criterion(CONFIG)({"pred_logits": torch.zeros(1, 1, 5), "pred_boxes": torch.tensor([[half]])}, wanted)
+    assert plain["loss_ce"] == pytest.approx(0.25 * 0.25 * 0.693147 + 4 * 0.75 * 0.25 * 0.693147, rel=1e-5)
+
+
+def test_criterion_reads_nothing_back_by_layer():
+    """Every look at a value makes a GPU wait: there are as many with one decoder layer as with five."""
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.calls += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+            return function(*args, **(kwargs or {}))
+
+    counts = []
+    for layers in (1, 5):
+        outputs = {
+            **layer(),
+            "aux_outputs": [layer(seed=s) for s in range(layers - 1)],
+            "interm_outputs": layer(seed=9),
+        }
+        with Count() as count:
+            Criterion(dataclasses.replace(CONFIG, dec_layers=layers))(outputs, targets([2, 3]), 5.0)
+        counts.append(count.calls)
+    assert counts[0] == counts[1]
 
 
 def test_box_arithmetic():

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,16 @@ import torch
 from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
 from dino_nb.models.dino import build_model
-from dino_nb.presets import TRAIN_PRESETS, train_preset
-from dino_nb.training.optim import Ema, clip_gradients, freeze, make_optimizer, rate_factor, set_learning_rate
+from dino_nb.presets import TRAIN_PRESETS, preset, train_preset
+from dino_nb.training.optim import (
+    Ema,
+    clip_gradients,
+    freeze,
+    load_optimizer,
+    make_optimizer,
+    rate_factor,
+    set_learning_rate,
+)
 
 
 class Net(torch.nn.Module):
@@ -24,19 +33,68 @@ def test_the_two_published_groups():
     config = TrainConfig()
     optimizer = make_optimizer(Net(), config)
     assert isinstance(optimizer, torch.optim.AdamW)
-    groups = {g["name"]: (g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups}
-    assert groups == {"network": (1e-4, 1e-4, 4), "backbone": (1e-5, 1e-4, 2)}
+    assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups] == [
+        (1e-4, 1e-4, 4),
+        (1e-5, 1e-4, 2),
+    ]
 
 
 def test_every_trained_parameter_of_the_detector_is_in_one_group():
-    from dino_nb.presets import preset
-
     model = build_model(preset("dino-tiny"))
     optimizer = make_optimizer(model, TrainConfig())
     ids = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    backbone = next(g for g in optimizer.param_groups if g["name"] == "backbone")
+    _, backbone = optimizer.param_groups
     assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone.parameters() if p.requires_grad}
+
+
+def rates(model, **changes):
+    """{parameter name: (rate, weight decay)} of the groups that ``changes`` make."""
+    optimizer = make_optimizer(model, TrainConfig(**changes))
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(p)]: (group["initial_lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+
+
+def test_optimizer_groups_by_sampling_decay_and_depth():
+    model = build_model(preset("dino-tiny"))
+    found = rates(model, sampling_lr=0.1, decay_norms=False, layer_decay=0.5)
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    sampling = {rate for name, (rate, _) in found.items() if "sampling_offsets" in name}
+    assert sampling == {pytest.approx(1e-5)}
+    for name, p in model.named_parameters():
+        assert found[name][1] == (1e-4 if p.ndim > 1 else 0.0)
+    by_stage = {
+        depth: {
+            rate for name, (rate, _) in found.items() if name.startswith("backbone.body") and f"stages_{depth}." in name
+        }
+        for depth in (0, 1, 2)
+    }
+    assert by_stage == {0: {2.5e-6}, 1: {5e-6}, 2: {1e-5}}
+    assert {rate for name, (rate, _) in found.items() if "stem" in name} == {1.25e-6}
+    plain = rates(model)
+    assert {rate for name, (rate, _) in plain.items()} == {1e-4, 1e-5}, "as published unless asked for"
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "swin_T_224_1k", "test_efficientnet"])
+def test_layer_decay_knows_the_stages_of_backbones(backbone):
+    model = build_model(replace(preset("dino-tiny"), backbone=backbone))
+    found = {rate for name, (rate, _) in rates(model, layer_decay=0.5).items() if "backbone" in name}
+    assert len(found) >= 3 and max(found) == 1e-5
+
+
+def test_optimizer_takes_states_of_an_unfused_one():
+    model = Net()
+    old = torch.optim.AdamW([{"params": [p], "name": "x"} for p in model.parameters() if p.ndim > 1])
+    sum(p.sum() for p in model.parameters()).backward()
+    old.step()
+    new = torch.optim.AdamW([{"params": [p], "initial_lr": 0.5} for p in model.parameters() if p.ndim > 1], fused=True)
+    load_optimizer(new, old.state_dict())
+    new.step()
+    assert [group["initial_lr"] for group in new.param_groups] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name, drop", [("12ep", 11), ("24ep", 20), ("36ep", 30)])
@@ -76,7 +134,7 @@ def test_freezing_by_name():
         "norm.weight",
     ]
     optimizer = make_optimizer(model, TrainConfig())
-    assert [g["name"] for g in optimizer.param_groups] == ["network"]
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-4]
     with pytest.raises(UserError, match=r"'bakcbone' is in no parameter's name. Did you mean 'backbone'"):
         freeze(model, ("bakcbone",))
     freeze(model, ("encoder", "norm"))

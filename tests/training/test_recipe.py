@@ -1,11 +1,16 @@
 """A recipe sized in optimiser steps: what follows from the number of images, and what the user's own choices keep."""
 
+from dataclasses import replace
+
 import pytest
 
 from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
 from dino_nb.presets import TRAIN_PRESETS
-from dino_nb.training.recipe import size_in_steps
+from dino_nb.training import trainer
+from dino_nb.training.progress import read_log
+from dino_nb.training.recipe import fit_into, of_length, size_in_steps
+from tests.training.tiny_run import CONFIG, tiny_run
 
 STEPS = TRAIN_PRESETS["steps"]
 
@@ -50,3 +55,42 @@ def test_recipe_keeps_what_the_user_gave():
 def test_recipe_budget_below_its_warm_up_is_an_error():
     with pytest.raises(UserError, match="warmup_steps=100 leaves nothing of a run of 50 steps"):
         size_in_steps(TrainConfig(steps=50, warmup_steps=100), 200, ["steps", "warmup_steps"])
+
+
+def test_fit_into_leaves_a_run_that_fits_alone():
+    config = size_in_steps(STEPS, 200)
+    assert fit_into(config, 50, seconds=1e9, step=0.5, evaluation=10) is config
+
+
+@pytest.mark.parametrize("seconds", [600, 1800, 3600])
+@pytest.mark.parametrize("evaluation", [1, 30, 60])
+def test_fit_into_ends_within_the_time(seconds, evaluation):
+    config = fit_into(size_in_steps(STEPS, 200), 50, seconds, step=1.0, evaluation=evaluation)
+    evaluations = 1 + -(-config.epochs // config.eval_every)
+    assert config.steps == config.epochs * 50 < 4000
+    assert 0.6 * seconds < config.steps + (1 + evaluations) * evaluation <= seconds
+    assert config.warmup_steps == round(config.steps / 20), "the whole schedule is that of the shorter run"
+
+
+def test_fit_into_keeps_what_the_user_gave():
+    given = {"warmup_steps": 3, "eval_every": 7}
+    config = size_in_steps(TrainConfig(steps=4000, **given), 200, given)
+    shorter = fit_into(config, 50, 600, step=1.0, evaluation=10, given=given)
+    assert (shorter.warmup_steps, shorter.eval_every) == (3, 7)
+
+
+def test_finetune_shapes_a_run_to_its_hours(small_sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "_UNTIMED", 1)
+    monkeypatch.setattr(trainer, "_TIMED", 4)
+    monkeypatch.setattr(trainer, "fit_into", lambda config, per_epoch, *rest: of_length(config, 3, per_epoch))
+    options = {"preset": replace(CONFIG, steps=4000, schedule="cosine"), "batch_size": 2, "max_hours": 1}
+    stopped = tiny_run(small_sample, tmp_path, **{**options, "max_hours": 0})
+    assert stopped.stopped == "max_hours"
+    result = tiny_run(small_sample, tmp_path, resume="auto", **options)
+    assert result.stopped == "finished" and result.history[-1]["epoch"] == 3
+    assert "3 epochs fit into the time, which is little" in "".join(capsys.readouterr())
+    steps = [r for r in read_log(tmp_path / "log.jsonl") if r["kind"] == "step"]
+    assert len(steps) == 9 and steps[-1]["lr"] < 0.2 * CONFIG.lr, "the rate is at its end"
+    assert tiny_run(small_sample, tmp_path, resume="auto", **options).stopped == "finished", (
+        "and stays as it was shaped"
+    )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from dino_nb.errors import UserError
-from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
+from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset, image_weights
 
 SIZES = [(100, 100 + 10 * (i % 7)) for i in range(23)]
 
@@ -130,6 +130,28 @@ def test_sampler_refuses_another_order_by_name(change):
     name = "images" if "sizes" in change else next(iter(change))
     with pytest.raises(UserError, match=f"{name} was"):
         ResumableBatchSampler(**{**arguments, **change}).load_state_dict(saved)
+
+
+def test_sampler_weights_say_how_often_images_come():
+    weights = np.array([4.0, 0.0] + [1.0] * 18)
+    sampler, counts = ResumableBatchSampler(SIZES[:20], 5, seed=1, weights=weights), np.zeros(20)
+    for epoch in range(60):
+        sampler.set_epoch(epoch)
+        counts += np.bincount([i for batch in indices(sampler) for i in batch], minlength=20)
+    assert counts.sum() == 60 * 20 and counts[1] == 0
+    assert counts / 60 == pytest.approx(weights / weights.sum() * 20, abs=0.2)
+
+
+def test_image_weights_repeat_rare_classes_and_thin_out_empty_images():
+    labels = [np.array([0])] * 16 + [np.array([0, 1])] * 4
+    weights = image_weights(labels, 0.8, 1)
+    assert weights == pytest.approx([1] * 16 + [2] * 4), "class 1 is in a fifth of the images: sqrt(0.8 / 0.2)"
+    assert image_weights(labels, 0, 1) is None and image_weights(labels, 0.1, 0.5) is None
+    empty = [*labels, *[np.array([], int)] * 20]
+    weights = image_weights(empty, 0, 0.2)
+    assert weights[-20:].sum() / weights.sum() == pytest.approx(0.2)
+    assert image_weights(empty, 0, 0)[-20:].sum() == 0
+    assert image_weights(empty, 0, 0.5) is None, "they are half of the images, no more"
 
 
 class Noisy(Dataset):
