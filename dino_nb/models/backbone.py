@@ -8,11 +8,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.models.resnet import Bottleneck
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.models.fast import fold_norms
 
 # published name -> (timm name with the tag of its pre-training, extra arguments for timm)
 _SWIN = {"strict_img_size": False, "always_partition": True}
@@ -78,6 +80,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` to a list of ``(B, C_i, h_i, w_i)``, h_i about H / stride."""
+        if images.device.type == "cpu" and not self._channels_last:  # tokens are channels last: no copy is needed then
+            images = images.contiguous(memory_format=torch.channels_last)
         features = self.body(images)
         maps = []
         for stage, index in zip(self.stages, self._indices):
@@ -167,6 +171,13 @@ def _create(name: str, drop_path: float, pretrained: bool | str | Path, **kwargs
         for module in body.modules():
             if isinstance(module, SwinTransformerBlock):
                 module.__class__ = PaddedSwinBlock
+    elif not next(body.parameters()).is_meta:
+        fold_norms(body)
+        if name in PUBLISHED and name.startswith("resnet"):
+            body.conv1.relu, body.act1 = True, nn.Identity()
+            for module in body.modules():
+                if isinstance(module, Bottleneck):
+                    module.__class__ = FoldedBottleneck
     return body
 
 
@@ -192,6 +203,16 @@ def _read_weights(path: Path, name: str) -> dict[str, Tensor]:
             f"the ImageNet weights of backbone {name!r} could not be read from {path} ({reason}): name a PyTorch or "
             "safetensors file that holds nothing but weights."
         ) from error
+
+
+class FoldedBottleneck(Bottleneck):
+    """timm's ResNet block, whose convolutions hold their norms and end in the ReLU and the residual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.conv1(x, relu=True)
+        x = self.conv2(x, relu=True)
+        return self.conv3(x, relu=True, add=shortcut)
 
 
 class PaddedSwinBlock(SwinTransformerBlock):

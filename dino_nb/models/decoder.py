@@ -1,13 +1,13 @@
 """The decoder: queries are boxes with a content, refined layer by layer, looking forward twice (section 3.5)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.layers import MLP, inverse_sigmoid
+from dino_nb.models.fast import Linear
+from dino_nb.models.layers import MLP, inverse_sigmoid, residual
 from dino_nb.models.position import box_embedding
 
 
@@ -21,8 +21,8 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(c)
         self.self_attn = nn.MultiheadAttention(c, config.nheads, dropout=config.dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(c)
-        self.linear1 = nn.Linear(c, config.dim_feedforward)
-        self.linear2 = nn.Linear(config.dim_feedforward, c)
+        self.linear1 = Linear(c, config.dim_feedforward)
+        self.linear2 = Linear(config.dim_feedforward, c)
         self.norm3 = nn.LayerNorm(c)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -40,11 +40,11 @@ class DecoderLayer(nn.Module):
         # norm2 comes before norm1, as published: self attention was put first after the layers had their names
         q = k = tgt + query_pos
         tgt2 = self.self_attn(q, k, tgt, attn_mask=attn_mask, need_weights=False)[0]
-        tgt = self.norm2(tgt + self.dropout(tgt2))
+        tgt = self.norm2(residual(tgt, self.dropout(tgt2)))
         tgt2 = self.cross_attn(tgt + query_pos, reference_points, memory, spatial_shapes, key_padding_mask)
-        tgt = self.norm1(tgt + self.dropout(tgt2))
-        tgt2 = self.linear2(self.dropout(F.relu(self.linear1(tgt))))
-        return self.norm3(tgt + self.dropout(tgt2))
+        tgt = self.norm1(residual(tgt, self.dropout(tgt2)))
+        tgt2 = self.linear2(self.dropout(self.linear1(tgt, relu=True)))
+        return self.norm3(residual(tgt, self.dropout(tgt2)))
 
 
 class Decoder(nn.Module):

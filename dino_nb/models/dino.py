@@ -109,7 +109,7 @@ class DINO(nn.Module):
         srcs = self.input_proj(self.backbone(batch))  # L of [bs, C, h, w]
         spatial_shapes = [(src.shape[-2], src.shape[-1]) for src in srcs]
         masks = [resize_mask(mask, size) for size in spatial_shapes]  # L of [bs, h, w]
-        unpadded = all(image.shape[-2:] == batch.shape[-2:] for image in images)
+        unpadded = batch is images or all(image.shape[-2:] == batch.shape[-2:] for image in images)
         key_padding_mask = None if unpadded else torch.cat([m.flatten(1) for m in masks], 1)  # [bs, S]
         sizes = valid_sizes(masks)  # [bs, L, 2]
         valid_ratios = torch.stack(  # [bs, L, 2]
@@ -120,7 +120,7 @@ class DINO(nn.Module):
 
         memory = self.encoder(src, pos, spatial_shapes, valid_ratios, key_padding_mask)  # [bs, S, C]
         refpoints, interm = self.query_selection(memory, spatial_shapes, sizes, key_padding_mask)  # [bs, nq, 4]
-        tgt = self.tgt_embed.weight[: refpoints.shape[1]].expand(len(batch), -1, -1)  # [bs, nq, C]
+        tgt = self.tgt_embed.weight[: refpoints.shape[1]].expand(batch.shape[0], -1, -1)  # [bs, nq, C]
 
         denoising = prepare_denoising(targets, self.config, noise) if self.training and targets else None
         attn_mask = None

@@ -1,12 +1,13 @@
 """The deformable encoder: every token of every level looks at the places around it on all levels."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
+from dino_nb.models.fast import Linear, by_rows
+from dino_nb.models.layers import residual
 
 
 class EncoderLayer(nn.Module):
@@ -17,8 +18,8 @@ class EncoderLayer(nn.Module):
         c = config.hidden_dim
         self.self_attn = MSDeformAttn(c, config.num_feature_levels, config.nheads, config.enc_n_points)
         self.norm1 = nn.LayerNorm(c)
-        self.linear1 = nn.Linear(c, config.dim_feedforward)
-        self.linear2 = nn.Linear(config.dim_feedforward, c)
+        self.linear1 = Linear(c, config.dim_feedforward)
+        self.linear2 = Linear(config.dim_feedforward, c)
         self.norm2 = nn.LayerNorm(c)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -32,9 +33,12 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """``src``, ``pos`` and the result: ``(B, S, C)``; the rest as in ``MSDeformAttn``."""
         src2 = self.self_attn(src + pos, reference_points, src, spatial_shapes, key_padding_mask)
-        src = self.norm1(src + self.dropout(src2))
-        src2 = self.linear2(self.dropout(F.relu(self.linear1(src))))  # [bs, S, dim_feedforward] inside
-        return self.norm2(src + self.dropout(src2))
+        return by_rows(self._feed_forward, src, src2)
+
+    def _feed_forward(self, src: Tensor, src2: Tensor) -> Tensor:
+        src = self.norm1(residual(src, self.dropout(src2)))
+        src2 = self.linear2(self.dropout(self.linear1(src, relu=True)))  # [bs, S, dim_feedforward] inside
+        return self.norm2(residual(src, self.dropout(src2)))
 
 
 class Encoder(nn.Module):

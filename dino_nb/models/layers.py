@@ -4,8 +4,9 @@ import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dino_nb.models.fast import Linear
 
 
 class MLP(nn.Module):
@@ -14,17 +15,17 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(dims))
+        self.layers = nn.ModuleList(Linear(i, o) for i, o in itertools.pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = layer(x, relu=True)
         return self.layers[-1](x)
 
 
-def class_head(hidden_dim: int, num_classes: int, prior: float = 0.01) -> nn.Linear:
+def class_head(hidden_dim: int, num_classes: int, prior: float = 0.01) -> Linear:
     """A linear head whose sigmoid starts at ``prior`` (focal loss, arXiv 1708.02002, section 3.3)."""
-    head = nn.Linear(hidden_dim, num_classes)
+    head = Linear(hidden_dim, num_classes)
     nn.init.constant_(head.bias, -math.log((1 - prior) / prior))
     return head
 
@@ -35,6 +36,11 @@ def box_head(hidden_dim: int) -> MLP:
     for parameter in head.layers[-1].parameters():
         nn.init.zeros_(parameter)
     return head
+
+
+def residual(x: Tensor, change: Tensor) -> Tensor:
+    """``x + change``, in the place of ``change`` (a result that nothing else uses) where autograd keeps nothing."""
+    return x + change if torch.is_grad_enabled() or x.dtype != change.dtype else change.add_(x)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.encoder import cell_centres
+from dino_nb.models.fast import Linear
 from dino_nb.models.layers import box_head, class_head, cxcywh_to_xyxy, generalized_iou
 
 _CANDIDATES = 4  # tokens looked at for one distinct query
@@ -19,7 +20,7 @@ class QuerySelection(nn.Module):
         c = config.hidden_dim
         self.num_queries = config.num_queries
         self.proposal_nms = config.proposal_nms
-        self.enc_output = nn.Linear(c, c)
+        self.enc_output = Linear(c, c)
         self.enc_output_norm = nn.LayerNorm(c)
         self.class_embed = class_head(c, config.num_classes)
         self.bbox_embed = box_head(c)

@@ -1,0 +1,200 @@
+"""Convolutions and linear layers without passes over the data that need not be.
+
+A frozen batch norm scales and shifts channels, which a convolution's weights can do: it is folded into them, in
+training as in evaluation. After ``model.optimize()`` oneDNN adds residuals and cuts at zero while it writes a result
+(on a CPU, in float32, without gradients; everything else stays with the plain formulation).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+
+def by_rows(function: Callable[..., Tensor], *inputs: Tensor, rows: int = 1024) -> Tensor:
+    """``function`` of tensors ``(B, S, C)`` that treats every token by itself.
+
+    On a CPU without gradients it gets ``rows`` tokens at a time: what it holds in between stays in the cache then.
+    """
+    if torch.is_grad_enabled() or inputs[0].device.type != "cpu" or torch.compiler.is_compiling() or _is_traced():
+        return function(*inputs)
+    return torch.cat([function(*parts) for parts in zip(*(x.split(rows, 1) for x in inputs))], 1)
+
+
+def _is_traced() -> bool:
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+class Packed:
+    """A weight in oneDNN's own layout, made again when its source has changed; copies and files leave it out."""
+
+    def __init__(self) -> None:
+        self._state: Any = None
+        self._value: Any = None
+
+    def get(self, sources: list[Tensor], make: Callable[[], Any]) -> Any:
+        state = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in sources]
+        if state != self._state:
+            self._state, self._value = state, make()
+        return self._value
+
+    def __deepcopy__(self, memo: dict) -> "Packed":
+        return Packed()
+
+    def __reduce__(self) -> tuple:
+        return Packed, ()
+
+
+def _usable(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not _is_traced()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` that can end in a ReLU."""
+
+    packed: Packed | None = None
+
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        if self.packed is not None and _usable(x):
+            weight = self.packed.get([self.weight], lambda: torch.ops.mkldnn._reorder_linear_weight(self.weight))
+            return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "relu" if relu else "none", [], "")
+        x = super().forward(x)
+        return F.relu(x, inplace=not torch.is_grad_enabled()) if relu else x
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` that takes in the frozen norm after it and can end in a residual and a ReLU."""
+
+    packed: Packed | None = None
+    norms: tuple = ()  # the norm, in a tuple: its parameters and name stay with its own place in the network
+    relu = False
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of convolution and norm together."""
+        if not self.norms:
+            return self.weight, self.bias
+        (norm,) = self.norms
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias * scale
+        return self.weight * scale.view(-1, 1, 1, 1), shift
+
+    def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
+        relu = relu or self.relu
+        where = self.padding, self.stride, self.dilation, self.groups
+        if self.packed is not None and _usable(x):
+            weight, bias = self.packed.get(self._sources(), lambda: self._pack(where))
+            op = torch.ops.mkldnn._convolution_pointwise
+            if add is not None:
+                return op.binary(x, add, weight, bias, *where, "add", None, "relu" if relu else None, [], "")
+            return op(x, weight, bias, *where, "relu" if relu else "none", [], "")
+        weight, bias = self.folded()
+        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if add is not None:  # autograd needs none of the values that are replaced here
+            x = x.add_(add) if x.dtype == add.dtype else x + add
+        return x.relu_() if relu else x
+
+    def _sources(self) -> list[Tensor]:
+        return [*self.parameters(), *(x for norm in self.norms for x in norm.buffers())]
+
+    def _pack(self, where: tuple) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.folded()
+        return torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *where, None), bias
+
+
+class _Absorbed(FrozenBatchNorm2d):
+    """A norm that the convolution before it has taken in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _AbsorbedAct(FrozenBatchNormAct2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(x))
+
+
+def optimize(model: nn.Module, enable: bool = True) -> None:
+    """Let the layers of ``model`` use oneDNN's fused operators where they can (or no longer)."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+        elif type(module) is nn.Conv2d and _is_plain(module):
+            module.__class__ = Conv2d
+        if isinstance(module, (Linear, Conv2d)):
+            module.packed = Packed() if enable else None
+
+
+@torch.inference_mode(False)  # versions of tensors are looked at
+def fold_norms(body: nn.Module) -> None:
+    """Let convolutions take in the frozen norms that read their results.
+
+    Which norm reads which convolution shows in a pass over a small image. What the network computes is compared before
+    and after; a network that does something else with a convolution's result stays as it was.
+    """
+    pairs = _pairs(body)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = _run(body, image)
+    classes = [(module, module.__class__) for pair in pairs for module in pair]
+    for conv, norm in pairs:
+        conv.__class__, conv.norms = Conv2d, (norm,)
+        norm.__class__ = _Absorbed if isinstance(norm, FrozenBatchNorm2d) else _AbsorbedAct
+    if all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.std())) for a, b in zip(before, _run(body, image))):
+        return
+    for module, former in classes:
+        module.__class__ = former
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+@torch.no_grad()
+def _run(body: nn.Module, image: Tensor) -> list[Tensor]:
+    was_training = body.training
+    body.eval()
+    try:
+        return list(body(image))
+    finally:
+        body.train(was_training)
+
+
+def _pairs(body: nn.Module) -> list[tuple[Any, Any]]:
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # id of a convolution's result -> convolution, result, version
+    pairs, calls, hooks = [], [], []
+
+    def after(conv: nn.Module, _: tuple, result: Tensor) -> None:
+        calls.append(conv)
+        made[id(result)] = conv, result, result._version
+
+    def before(norm: nn.Module, args: tuple) -> None:
+        conv, result, version = made.get(id(args[0]), (None, args[0], -1))
+        calls.append(norm)
+        if conv is not None and version == result._version:
+            pairs.append((conv, norm))
+
+    for module in body.modules():
+        if _is_plain(module):
+            hooks.append(module.register_forward_hook(after))
+        elif type(module) in (FrozenBatchNorm2d, FrozenBatchNormAct2d):
+            hooks.append(module.register_forward_pre_hook(before))
+    try:
+        _run(body, torch.zeros(1, 3, 64, 64))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in pairs if all(calls.count(module) == 1 for module in pair)]

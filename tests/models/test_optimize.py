@@ -1,0 +1,128 @@
+"""``model.optimize()`` computes what the plain network does; the folded norms what timm's do."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+
+from dino_nb.models import fast
+from dino_nb.models.backbone import Backbone
+from dino_nb.models.tap import watch
+from tests.benchmarks.published import published_formulation
+from tests.models.test_dino import some_targets, tiny
+
+CNNS = ["resnet50", "tf_efficientnet_lite0", "mobilenetv3_small_100", "test_convnext"]
+
+
+def norms_that_matter(module):
+    """Frozen norms far from the identity, and weights that keep activations in range."""
+    generator = torch.Generator().manual_seed(0)
+    for name, buffer in module.named_buffers():
+        if name.endswith(("running_mean", "bias")):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.2)
+        elif name.endswith(("running_var", "weight")):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+
+
+@pytest.fixture(scope="module", params=["resnet50", "tf_efficientnet_lite0"])
+def model(request):
+    model = tiny(backbone=request.param).eval()
+    norms_that_matter(model.backbone)
+    return model
+
+
+@pytest.mark.parametrize("name", CNNS)
+def test_folded_norms_compute_what_timm_does(name):
+    torch.manual_seed(0)
+    ours = Backbone(name, (1, 2, 3)).eval()
+    theirs = freeze_batch_norm_2d(timm.create_model(name, features_only=True)).eval()
+    norms_that_matter(ours.body)
+    assert theirs.load_state_dict(ours.body.state_dict(), strict=False).unexpected_keys == []
+    image = torch.rand(1, 3, 70, 90)
+    with torch.no_grad():
+        wanted = dict(zip(theirs.feature_info.reduction(), theirs(image)))
+        for stride, feature in zip((8, 16, 32), ours(image)):
+            assert torch.allclose(feature, wanted[stride], rtol=1e-3, atol=1e-4 * wanted[stride].std())
+    folded = [m for m in ours.body.modules() if isinstance(m, fast.Conv2d) and m.norms]
+    assert len(folded) > 30 or name == "test_convnext"
+
+
+def test_folded_norms_pass_the_same_gradients():
+    model = tiny(backbone="resnet50", dn_number=0).train()
+    norms_that_matter(model.backbone)
+    with torch.no_grad():
+        model.bbox_embed.layers[-1].weight.normal_(std=0.01)
+    other = published_formulation(model)
+    grads = []
+    for network in (model, other):
+        features = network.double().backbone(torch.ones(1, 3, 64, 96, dtype=torch.float64))
+        sum(f.square().mean() for f in features).backward()
+        grads.append({k: p.grad for k, p in network.backbone.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys() and len(grads[0]) > 30
+    for name, grad in grads[0].items():
+        assert torch.allclose(grad, grads[1][name], rtol=1e-6, atol=1e-9), name
+
+
+@pytest.mark.parametrize("sizes", [[(64, 96)], [(64, 96), (120, 80)]])
+def test_optimized_outputs_are_within_1e_4(model, sizes):
+    images = [torch.rand(3, *size) for size in sizes]
+    fused = copy.deepcopy(model).optimize()
+    with torch.inference_mode():
+        wanted = model(images)
+        with watch(fused) as seen:
+            got = fused(images)
+    assert seen.memory.shape[0] == len(sizes) and len(seen.decoder) == 2
+    for key in ("pred_logits", "pred_boxes"):
+        assert (got[key] - wanted[key]).abs().max() < 1e-4
+    assert torch.equal(got["interm_outputs"]["tokens"], wanted["interm_outputs"]["tokens"])
+
+
+def test_optimized_network_notices_new_weights(model):
+    fused, image = copy.deepcopy(model).optimize(), [torch.rand(3, 64, 64)]
+    with torch.inference_mode():
+        before = fused(image)["pred_logits"]
+    with torch.no_grad():
+        for parameter in fused.parameters():
+            parameter.mul_(1.1)
+        for name, buffer in fused.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(0.1)
+    changed = copy.deepcopy(fused).optimize(False)
+    with torch.inference_mode():
+        assert (fused(image)["pred_logits"] - changed(image)["pred_logits"]).abs().max() < 1e-4
+        assert (fused(image)["pred_logits"] - before).abs().max() > 1e-3
+
+
+def test_optimized_network_trains_and_copies_as_before(model):
+    fused = copy.deepcopy(model).optimize()
+    with torch.inference_mode():
+        fused([torch.rand(3, 64, 64)])  # weights are packed now
+    assert fused.state_dict().keys() == model.state_dict().keys()
+    copies = [copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), model]
+    targets, losses = some_targets([2]), []
+    for network in copies:
+        torch.manual_seed(0)
+        outputs = network.train()([torch.ones(3, 64, 64)], targets)
+        losses.append(outputs["pred_logits"].sum() + outputs["pred_boxes"].sum())
+        losses[-1].backward()
+        network.zero_grad(set_to_none=True)
+        network.eval()
+    assert torch.equal(losses[0], losses[2]) and torch.equal(losses[1], losses[2])
+
+
+def test_optimized_network_falls_back_on_other_types(model):
+    fused, image = copy.deepcopy(model).optimize().double(), torch.rand(3, 64, 64).double()
+    with torch.inference_mode():
+        assert torch.equal(fused([image])["pred_boxes"], copy.deepcopy(model).double()([image])["pred_boxes"])
+
+
+def test_published_formulation_computes_the_same(model):
+    model = copy.deepcopy(model).double()
+    images = [torch.rand(3, 64, 96).double(), torch.rand(3, 96, 70).double()]
+    with torch.inference_mode():
+        wanted, got = model(images), published_formulation(model)(images)
+    for key in ("pred_logits", "pred_boxes"):
+        assert torch.allclose(got[key], wanted[key], atol=1e-5)
