@@ -21,7 +21,7 @@ from dino_nb import files
 from dino_nb.data.images import is_image
 from dino_nb.errors import UserError, disk_errors, explain, printable
 from dino_nb.files import atomic_path, links_out
-from dino_nb.prepare.folders import is_cocodir, new_folder
+from dino_nb.prepare.folders import DEEPEST, is_cocodir, new_folder
 
 MAX_RATIO = 200  # unpacked to packed bytes; images have about 1, text 10
 _HARMLESS = 10 << 20  # unpacked bytes up to which the ratio does not matter
@@ -152,6 +152,8 @@ def _target(archive: Path, folder: Path, name: str) -> Path | None:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", path) or "\0" in path or not parts:
         _refuse(archive, name, "would be written outside of its folder")
+    if len(parts) > DEEPEST:
+        _refuse(archive, name, "is nested too deeply")
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return None
     return folder.joinpath(*parts)

@@ -105,8 +105,11 @@ def convert_dataset(
     check_slicing(slice_size, overlap)
     cocodir = Path(cocodir).expanduser().resolve()
     refuse_existing(cocodir, overwrite)
-    names = class_names.split(",") if isinstance(class_names, str) else class_names or ()
-    options = Options(tuple(str(name).strip() for name in names) or None, box_format)
+    given = class_names.split(",") if isinstance(class_names, str) else class_names or ()
+    names = tuple(str(name).strip() for name in given)
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--classes (class_names) needs a name of its own for each class, not {', '.join(names)!r}.")
+    options = Options(names or None, box_format)
     with _opened(src, cocodir, images, progress) as source:
         format, labels = _read(source, format, options)
         dropped, changed = Tally(), Tally()
@@ -250,8 +253,10 @@ def _foreign(source: Source) -> str | None:
         for key in keys[:20]:
             if key.lower().endswith(ending) and pattern.search(source.head(key)):
                 return f"{key} is {name}, which is not read here. {_FOREIGN_WAY_OUT}."
-    for key in source.ending(".zip", ".7z", ".rar", ".json", ".xml", ".yaml", ".csv")[:20]:
-        if (source.only in (None, key)) and (what := what_is(source.paths[key])):
+    for key in source.ending(".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".json", ".xml", ".yaml", ".csv")[:20]:
+        if source.only in (None, key) and is_archive(source.paths[key]):
+            return f"{source.root} has no annotations beside the archive {key}: give that alone, or unpack it first."
+        if source.only in (None, key) and (what := what_is(source.paths[key])):
             return f"{source.root / key} is {what}."
     return None
 

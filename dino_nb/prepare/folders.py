@@ -14,6 +14,7 @@ from dino_nb.prepare.table import SPLITS
 
 MAPPING = "mapping.json"  # what a conversion knows of its source
 SAMPLE_MARK = ".dino_nb_sample"  # tells a sample, which may be replaced, from a folder of the user's
+DEEPEST = 100  # folders within folders
 _LONGEST = 200  # bytes of a file name: most disks take 255
 
 

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from dino_nb.data.images import header, turned_boxes, turned_size
 from dino_nb.errors import UserError
 from dino_nb.prepare.formats.source import Source
-from dino_nb.prepare.layout import doubt, to_xyxy
+from dino_nb.prepare.layout import doubt, is_relative, to_xyxy
 from dino_nb.prepare.table import ImageRow
 
 SHOWN = 5  # examples kept of each thing that the report tells
@@ -82,7 +82,7 @@ def measure(
 
 
 def _refuse_doubtful(measured):
-    """Ask the numbers of each annotation file that leaves its layout open."""
+    """Ask the numbers of each annotation file that leaves its layout open, and whether pixels are pixels."""
     by_source = defaultdict(list)
     for row, (width, height, orientation) in measured:
         if row.layout is None:
@@ -95,6 +95,10 @@ def _refuse_doubtful(measured):
         table = np.array(boxes, dtype=np.float64).reshape(-1, 6)
         if why := doubt(table[:, :4], table[:, 4:]):
             raise UserError(f"{key}: {why}")
+    told = [row for row, _ in measured if row.layout in ("xyxy", "cxcywh")]
+    if is_relative(np.array([box[1:5] for row in told for box in row.boxes], dtype=np.float64).reshape(-1, 4)):
+        how = f"say --box-format {told[0].layout}-relative if that is what they are"
+        raise UserError(f"{told[0].source}: the boxes lie within 0..1, as fractions, where pixels belong: {how}.")
 
 
 def _fit(row, size, scale, stored, orientation, dropped, changed):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +100,16 @@ def test_layout_csv_without_names_of_x_y_width_height(tmp_path):
     report = convert(tmp_path / "s", tmp_path / "o")
     assert read_back(tmp_path / "o") == {n: b for n, (_, b) in dataset.items()}
     assert "x, y, width, height in columns 2, 3, 4, 5" in str(report)
+
+
+def test_layout_voc_fractions_are_never_read_as_pixels(tmp_path):
+    relative = {
+        n: (s, [(b[0], *(v / w for v, w in zip(b[1:], SIZE * 2))) for b in boxes]) for n, (s, boxes) in PLAIN.items()
+    }
+    src = source(tmp_path / "s", relative, "voc")
+    assert "--box-format xyxy-relative" in faults(src, tmp_path)
+    convert(src, tmp_path / "o", box_format="xyxy-relative")
+    assert read_back(tmp_path / "o") == KNOWN
 
 
 def test_units_of_two_files_agree_before_their_boxes_are_joined(tmp_path):
@@ -385,6 +397,36 @@ def test_unsupported_images_are_named_as_such(tmp_path, ending):
     assert "export it as JPEG" in text
 
 
+def test_folders_without_end_are_not_followed(tmp_path):
+    src = source(tmp_path / "s")
+    here = Path.cwd()
+    try:
+        os.chdir(src)
+        for _ in range(1300):
+            Path("d").mkdir()
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    convert(src, tmp_path / "o")
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as bundle:
+        bundle.writestr("d/" * 700 + "a.json", "{}")
+    assert "nested too deeply" in faults(tmp_path / "deep.zip", tmp_path)
+    subprocess.run(["rm", "-r", str(src / "d")], check=True)  # pytest calls itself for each level
+
+
+def test_archive_in_a_folder_is_pointed_at(tmp_path):
+    (tmp_path / "d").mkdir()
+    with zipfile.ZipFile(tmp_path / "d/set.zip", "w") as bundle:
+        bundle.writestr("a.json", "{}")
+    assert "beside the archive set.zip" in faults(tmp_path / "d", tmp_path)
+
+
+@pytest.mark.parametrize("names", [",", "cat,", "cat,cat", ["cat", " "]])
+def test_class_names_need_a_name_each(tmp_path, names):
+    with pytest.raises(UserError, match="a name of its own"):
+        convert(source(tmp_path / "s", writer="yolo"), tmp_path / "o", class_names=names)
+
+
 def test_pipes_are_not_waited_for(tmp_path):
     src = source(tmp_path / "s")
     os.mkfifo(src / "pipe.json")
@@ -403,8 +445,6 @@ def test_mistyped_folder_of_many_letters_is_no_drive_id(tmp_path, nowhere):
 
 def test_unreadable_files_are_a_sentence(tmp_path, monkeypatch):
     src = source(tmp_path / "s", writer="voc")
-    from pathlib import Path
-
     read = Path.read_bytes
 
     def refuse(path):
@@ -492,6 +532,23 @@ def test_yolo_folders_in_capitals(tmp_path, names):
     (src / "l").rename(src / labels)
     report = convert(src, tmp_path / "o")
     assert sum(n["boxes"] for n in report.splits.values()) == 8
+
+
+def test_yolo_names_that_differ_in_case_keep_their_own_labels(tmp_path):
+    src = tmp_path / "s"
+    put_images(src / "images", ["a.png", "A.png"])
+    put(src / "labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    put(src / "labels/A.txt", "1 0.5 0.5 0.5 0.5\n")
+    put(src / "classes.txt", "cat\ndog\n")
+    convert(src, tmp_path / "o", val_fraction=0)
+    assert {n: b[0][0] for n, b in read_back(tmp_path / "o").items()} == {"a.png": "cat", "A.png": "dog"}
+
+
+def test_a_tools_file_taken_for_anothers_is_a_fault(tmp_path):
+    for format, document in (("labelme", {"imageData": None}), ("supervisely", {"classTitle": 1})):
+        put_images(tmp_path / format, ["p0.png"])
+        put(tmp_path / format / "p0.json", document)
+        assert "p0.json: it is not built as this format is" in faults(tmp_path / format, tmp_path, format=format)
 
 
 @pytest.mark.parametrize("lists", [False, True])

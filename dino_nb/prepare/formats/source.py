@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from dino_nb.data.images import is_image, unsupported
 from dino_nb.data.json_file import BadJson, read_json
 from dino_nb.errors import UserError, did_you_mean, explain, printable
+from dino_nb.prepare.folders import DEEPEST
 from dino_nb.prepare.formats.values import class_name, split_of
 from dino_nb.prepare.table import BoxRow, ImageRow
 
@@ -94,6 +95,8 @@ class Source:
                 folders.clear()
                 continue
             seen.add(here.resolve())
+            if len(here.relative_to(root).parts) > DEEPEST:
+                folders.clear()
             if earlier is not None and here != root and "mapping.json" in names and "annotations" in folders:
                 earlier.append(here.relative_to(root).as_posix())
                 folders.clear()

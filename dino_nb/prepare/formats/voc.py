@@ -28,7 +28,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         if sets and (listed := sets.find(stem)) is None:
             unlisted += 1
             continue
-        image = _image(source, key)
+        image = _image(source, key, options.box_format or "xyxy")
         if sets and listed:
             seen.add(listed)
         if image:
@@ -46,7 +46,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
     return Annotations(images)
 
 
-def _image(source: Source, key: str) -> ImageRow | None:
+def _image(source: Source, key: str, layout: str) -> ImageRow | None:
     parsed = parse(source, key)
     if parsed is None:
         return None
@@ -58,7 +58,7 @@ def _image(source: Source, key: str) -> ImageRow | None:
     if file is None:
         return None
     size = image_size(text(root, "size/width"), text(root, "size/height"))
-    image = ImageRow(file, key, size=size, source=key)
+    image = ImageRow(file, key, size=size, layout=layout, source=key)
     for entry in root.findall("object"):
         where = f"{key}:{lines[entry]}"
         name, wrong = text(entry, "name"), "a <bndbox> of four numbers xmin, ymin, xmax, ymax"

@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,8 +24,8 @@ def find(source: Source) -> list[str]:
     """Keys of the label files and of the data.yaml, if there are any that look like it."""
     named = [key for key in source.ending(".yaml", ".yml") if re.search(r"^names\s*:", source.head(key), re.M)]
     labels = [key for key in source.ending(".txt") if posixpath.basename(key).lower() not in _NAME_FILES]
-    filled = [key for key in labels if source.head(key)[:1]][:_LOOK_AT]
-    if any(_ROW.match(source.head(key)) for key in filled):
+    filled = islice((head for key in labels if (head := source.head(key))), _LOOK_AT)
+    if any(_ROW.match(head) for head in filled):
         return named + labels
     return named if named and source.images else []
 
@@ -35,9 +36,10 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
     yaml, settings = _settings(source, yamls)
     names = list(options.class_names or ()) or _names(source, yaml, settings)
     folders = _split_folders(source, settings, yaml)
-    labels = {key.lower(): key for key in files if key.lower().endswith(".txt")}
+    keys = [key for key in files if key.lower().endswith(".txt")]
+    labels = {key.lower(): key for key in keys} | {key: key for key in keys}
     by_stem: dict[str, list[str]] = {}
-    for key in labels.values():
+    for key in keys:
         by_stem.setdefault(posixpath.splitext(posixpath.basename(key))[0].lower(), []).append(key)
     images, used, background, outside, runs = [], set(), 0, 0, 0
     for file in source.each(source.images):
@@ -64,7 +66,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
     taken = {split_of(key) for key in used} | {None}
     stems = {posixpath.splitext(posixpath.basename(file))[0].lower() for file in source.images}
     second = []
-    for key in sorted(set(labels.values()) - used):
+    for key in sorted(set(keys) - used):
         if split_of(key) in taken and _ROW.match(source.head(key)):
             if posixpath.splitext(posixpath.basename(key))[0].lower() in stems:
                 second.append(key)
@@ -183,16 +185,14 @@ def _split(image: str, folders: dict[str, str]) -> str | None:
 def _label_of(image: str, labels: dict[str, str], by_stem: dict[str, list[str]]) -> str | None:
     """The key of the label file of an image, or None."""
     stem = posixpath.splitext(image)[0]
-    parts = stem.lower().split("/")
-    for i in range(len(parts) - 2, -1, -1):  # .../images/... beside .../labels/...
-        if parts[i] in _IMAGE_FOLDERS:
-            key = "/".join([*parts[:i], "labels", *parts[i + 1 :]]) + ".txt"
-            if key in labels:
-                return labels[key]
-    if f"{stem.lower()}.txt" in labels:
-        return labels[f"{stem.lower()}.txt"]
+    parts = stem.split("/")
+    beside = [i for i in range(len(parts) - 2, -1, -1) if parts[i].lower() in _IMAGE_FOLDERS]
+    tries = ["/".join([*parts[:i], "labels", *parts[i + 1 :]]) for i in beside]  # .../images/... beside .../labels/...
+    for key in (spelt for path in (*tries, stem) for spelt in (f"{path}.txt", f"{path}.txt".lower())):
+        if key in labels:
+            return labels[key]
     split = split_of(image)
-    found = [key for key in by_stem.get(parts[-1], ()) if split_of(key) == split]
+    found = [key for key in by_stem.get(parts[-1].lower(), ()) if split_of(key) == split]
     found = [key for key in found if "runs" not in key.lower().split("/")[:-1]] or found
     return found[0] if len(found) == 1 else None
 
