@@ -52,6 +52,20 @@ def test_slices_reach_the_detector(tmp_path, images, capsys):
     assert "slice_size must be at least 32" in capsys.readouterr().err
 
 
+def test_predict_looks_again_and_writes_labels(tmp_path, images, capsys):
+    options = ["--threshold", 0.01, "--flip", "--scales", 1, 1.5, "--nms", 0.7, "--save_labels", "yolo"]
+    code, entries = predict(tmp_path, images / "a", *options)
+    assert code == 0 and len(entries) == 1
+    text = capsys.readouterr().out
+    assert f"dino-nb convert {tmp_path / 'out' / 'labels'} COCODIR" in text
+    lines = (tmp_path / "out" / "labels" / "labels" / "train" / "same.txt").read_text().splitlines()
+    assert 0 < len(lines) <= len(entries[0]["detections"])
+    assert predict(tmp_path, images / "a", *options)[0] == 1  # labels that may be corrected already are never replaced
+    assert "labels" in capsys.readouterr().err
+    assert predict(tmp_path, images / "a", "--nms", 3)[0] == 1
+    assert "nms must be in" in capsys.readouterr().err
+
+
 def test_videos_come_out_as_videos(tmp_path, images):
     pytest.importorskip("av", reason="PyAV is not installed (extra 'test' has it)")
     clip = make_clip(tmp_path / "clip.mp4", frames=3)
