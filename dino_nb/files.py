@@ -106,7 +106,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, remove it on any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(
+        f".{path.name[:40]}.{secrets.token_hex(4)}.part"
+    )  # a long name may be as long as allowed
     temporary.open("xb").close()  # with an ordinary file's permissions, unlike tempfile's
     try:
         yield temporary

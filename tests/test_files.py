@@ -107,3 +107,49 @@ def test_sha256_reads_files_larger_than_a_block(tmp_path):
 @pytest.mark.parametrize("count, text", [(0, "0.0 MB"), (41_300_000, "41.3 MB"), (1_270_000_000, "1.27 GB")])
 def test_sizes_for_people(count, text):
     assert files.size_text(count) == text
+
+
+def test_a_name_as_long_as_the_disk_allows_is_written(tmp_path):
+    for name in ("x" * 251 + ".txt", "图" * 83 + ".txt"):
+        files.write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "C:\\a", "..\\a", "\\a", "a\0b", "c:a"])
+def test_names_that_leave_their_folder(name):
+    assert files.leaves_folder(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a/b.jpg", "..a", "a..b/c", "a\\b.jpg", ".a", "x:"[0]])
+def test_names_that_stay_in_their_folder(name):
+    assert not files.leaves_folder(name)
+
+
+def test_links_out_of_a_folder(tmp_path):
+    (tmp_path / "set" / "inner").mkdir(parents=True)
+    (tmp_path / "secret").touch()
+    (tmp_path / "set" / "out").symlink_to(tmp_path / "secret")
+    (tmp_path / "set" / "inside").symlink_to(tmp_path / "set" / "inner")
+    assert files.links_out(tmp_path / "set" / "out", tmp_path / "set")
+    assert not files.links_out(tmp_path / "set" / "inside", tmp_path / "set")
+    (tmp_path / "link").symlink_to(tmp_path / "set")  # the set itself may be a link
+    assert not files.links_out(tmp_path / "link" / "inner", tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    "head, words",
+    [
+        (b"PK\x03\x04", "a zip archive"),
+        (b"Rar!\x1a\x07", "a rar archive"),
+        (b"  <!DOCTYPE HTML>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"", "empty"),
+        (b"\0\0 \n", "empty"),
+        (b"\x89PNG\r\n", "an image"),
+        (b'{"images": []}', None),
+    ],
+)
+def test_mistaken_files_are_called_what_they_are(head, words):
+    what = files.what_is(head)
+    assert what is None if words is None else words in what
