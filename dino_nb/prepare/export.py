@@ -9,10 +9,11 @@ from dino_nb.data.images import image_size
 from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.files import links_out, write_text
 from dino_nb.prepare.folders import MAPPING, new_folder, place_file, plain_names
+from dino_nb.prepare.formats.write import FORMATS as WRITTEN
 from dino_nb.prepare.formats.write import Labelled, image_path, to_json, write
 from dino_nb.prepare.table import SPLITS
 
-FORMATS = ("yolo", "voc", "labelme", "cvat")  # a COCODIR is COCO already
+FORMATS = tuple(format for format in WRITTEN if format != "coco")  # a COCODIR is COCO already
 
 
 @disk_errors()

@@ -12,7 +12,7 @@ from PIL import Image
 from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.files import sha256, write_text
 from dino_nb.prepare.folders import SAMPLE_MARK, new_folder
-from dino_nb.prepare.formats.write import Labelled, image_path, write
+from dino_nb.prepare.formats.write import FORMATS, Labelled, image_path, write
 from dino_nb.prepare.scenes import SCENES, draw_scene
 
 # the packaged dino-tiny knows the first five: their order and colours, and every draw of chance, stay as they are
@@ -28,7 +28,6 @@ SHAPES = {
 }
 CLASSES = tuple(SHAPES)[:5]
 KINDS = ("shapes", *SCENES)
-FORMATS = ("coco", "voc", "yolo", "labelme", "cvat")
 _LEAST_VISIBLE = 0.7  # share of a shape that later ones may not cover
 
 

@@ -37,8 +37,7 @@ def image_path(folder: Path, format: str, split: str, name: str) -> Path:
 
 def write(folder: Path, format: str, classes: Sequence[str], splits: Splits) -> Path:
     """Write the labels below ``folder``; returns the folder."""
-    writers = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "cvat": _cvat}
-    writers[format](Path(folder), classes, splits)
+    _WRITERS[format](Path(folder), classes, splits)
     return Path(folder)
 
 
@@ -143,3 +142,7 @@ def _xml(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return quoteattr(_NOT_XML.sub("_", text))
+
+
+_WRITERS = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "cvat": _cvat}
+FORMATS = tuple(_WRITERS)
