@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,22 @@ import torch
 from dino_nb import distributed, presets
 from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.config import TrainConfig, apply_overrides
+from dino_nb.data.augment import parse_names
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError, did_you_mean
-from dino_nb.evaluation.evaluate import EvalResult, evaluate
+from dino_nb.evaluation.compare import Comparison
+from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.options import parse_options
 from dino_nb.prepare.check import check_dataset
 from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT, CheckpointManager, read_state
 from dino_nb.training.memory import limit_host_caches
+from dino_nb.training.outcome import advice, report_on
 from dino_nb.training.precision import choose
 from dino_nb.training.randomness import seed_everything
 from dino_nb.training.recipe import size_in_steps
 from dino_nb.training.setup import load_source, make_run, model_of_state, new_model
 from dino_nb.training.state import check_same_run, data_fingerprint
-from dino_nb.training.stopping import StopNow, StopRequest
+from dino_nb.training.stopping import StopRequest
 from dino_nb.training.trainer import Run, fit
 from dino_nb.training.validation import Validation
 
@@ -52,7 +55,10 @@ class TrainResult:
         stopped: ``finished``, ``patience``, ``max_hours``, ``SIGINT`` or ``SIGTERM``.
         history: a dict per evaluation: ``epoch``, ``step``, ``AP``, ``AP50``, ... ; epoch 0 is before training.
         best: the one with the highest AP; None before the first evaluation.
-        report: the ``EvalResult`` of ``checkpoint``, also written to ``output_dir/evaluation``; None after a stop.
+        report: the ``EvalResult`` of ``checkpoint``, also written to ``output_dir/evaluation``; None after a stop. Its
+            thresholds of the highest F1 are stored in the checkpoint.
+        comparison: of the start, before -> after, with intervals; None from scratch.
+        advice: sentences on what to do next.
     """
 
     output_dir: Path
@@ -62,6 +68,8 @@ class TrainResult:
     history: list[dict[str, Any]]
     best: dict[str, Any] | None
     report: EvalResult | None = None
+    comparison: Comparison | None = None
+    advice: list[str] = field(default_factory=list)
 
 
 def finetune(
@@ -129,6 +137,7 @@ def finetune(
     options.update({name: value for name, value in direct.items() if value is not None})
     given, of_model = _parse(options, model_options)
     config = _recipe(preset, checkpoint, given)
+    parse_names(config.augment)  # a misspelt name is an error before anything is loaded
     settings = {
         **dataclasses.asdict(config),
         "checkpoint": _name(checkpoint),
@@ -189,9 +198,15 @@ def finetune(
         best = output_dir / BEST_CHECKPOINT if run.history else last
         if not run.history and distributed.is_main():
             save_checkpoint(last, run.averaged)
-        report = _report(cocodir, best, run) if stopped in ("finished", "patience") else None
+        report = comparison = None
+        lines: list[str] = []
+        if stopped in ("finished", "patience"):
+            report, comparison = report_on(run, cocodir, best)
+            lines = [comparison.sentence()] if comparison else []
+            lines += advice(run.history, run.progress.steps(), train_set, report, comparison)
+            distributed.print_main("\n".join(lines))
         manager.wait()
-    return TrainResult(output_dir, best, last, stopped, run.history, run.best, report)
+    return TrainResult(output_dir, best, last, stopped, run.history, run.best, report, comparison, lines)
 
 
 def _parse(options: dict[str, Any], model_options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -247,19 +262,6 @@ def _train_set(cocodir: str | Path) -> CocoDataset:
     if not any(train_set.objects_of(i) for i in range(len(train_set))):
         raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
     return train_set
-
-
-def _report(cocodir: str | Path, checkpoint: Path, run: Run) -> EvalResult | None:
-    """Score the best checkpoint once more, as anybody would, and write the report; None where a signal ends that."""
-    folder = run.output_dir / "evaluation"
-    options = {"split": run.config.eval_split, "device": run.device, "check": False, "amp": run.validation.amp}
-    try:
-        with run.stop.at_once():
-            report = evaluate(cocodir, checkpoint, output_dir=folder, progress=False, name=checkpoint.name, **options)
-    except StopNow:
-        return None
-    run.manager.copy_also(*folder.glob("report.*"))
-    return report
 
 
 def _ending(stopped: str, run: Run) -> str:

@@ -100,6 +100,10 @@ class Progress:
             else:
                 self._display.update(image)
 
+    def steps(self) -> list[dict]:
+        """What was logged of steps."""
+        return [record for record in self.records if record["kind"] == "step"]
+
     def files(self) -> list[Path]:
         """What is worth keeping elsewhere too."""
         return [path for name in (LOG, CURVES) if (path := self.folder / name).exists()]

@@ -7,6 +7,7 @@ images in batches of 16, and 90,000 times on COCO.
 import dataclasses
 import math
 from collections.abc import Collection
+from typing import Any
 
 from dino_nb.config import TrainConfig
 from dino_nb.errors import UserError
@@ -42,7 +43,7 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
     least = 1 if "steps" in given else _LEAST_EPOCHS
     epochs = config.epochs if "epochs" in given else max(round(config.steps / per_epoch), least)
     scale = (batch / config.batch_size) ** 0.5
-    rates = {"batch_size": batch, "lr": config.lr * scale, "lr_backbone": config.lr_backbone * scale}
+    rates: dict[str, Any] = {"batch_size": batch, "lr": config.lr * scale, "lr_backbone": config.lr_backbone * scale}
     config = dataclasses.replace(config, **{name: value for name, value in rates.items() if name not in given})
     config = of_length(config, epochs, per_epoch, given)
     if config.warmup_steps >= config.steps:
@@ -56,7 +57,7 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
 def of_length(config: TrainConfig, epochs: int, per_epoch: int, given: Collection[str] = ()) -> TrainConfig:
     """``config`` as it is for a run of so many epochs of ``per_epoch`` steps."""
     steps = epochs * per_epoch
-    derived = {
+    derived: dict[str, Any] = {
         "epochs": epochs,
         "steps": steps,
         "lr_drop": (max(epochs * 11 // 12, 1),),

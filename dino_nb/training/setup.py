@@ -62,7 +62,7 @@ def new_model(
     model_config = apply_overrides(dataclasses.replace(base, num_classes=count, dn_labelbook_size=count), model_options)
     model = build_model(model_config, source is None and _backbone_file(backbone_weights, model_config))
     model.class_names, model.category_ids = list(train_set.class_names), list(train_set.category_ids)
-    model.input_size = tuple(config.input_size or (source or model).input_size)
+    model.input_size = config.input_size or (source or model).input_size  # type: ignore[assignment]
     if source is not None:
         rows = _shared_classes(source, train_set)
         distributed.print_main(warm_start(model, source.state_dict(), rows, ignore).table())

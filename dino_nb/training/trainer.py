@@ -24,6 +24,7 @@ from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.config import TrainConfig
 from dino_nb.data.dataset import move
 from dino_nb.errors import UserError
+from dino_nb.evaluation.stream import write_results
 from dino_nb.models.dino import DINO
 from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT, CheckpointManager
 from dino_nb.training.criterion import Criterion, count_boxes
@@ -38,6 +39,7 @@ from dino_nb.training.step import accumulate_gradients
 from dino_nb.training.stopping import StopNow, StopRequest
 from dino_nb.training.validation import Validation
 
+BEFORE = "evaluation/before/results.json"  # what the untouched checkpoint found
 _UNTIMED, _TIMED = 5, 25  # the first steps are slow, and the next ones tell how long a step takes
 _FEW_STEPS = 500
 
@@ -292,6 +294,8 @@ def evaluate(run: Run) -> None:
     if distributed.is_main():
         for name in names:
             save_checkpoint(run.output_dir / name, model, metrics=record)
+        if run.validation.found is not None and run.step == 0 and run.settings["checkpoint"] != "NoneType":
+            write_results(run.output_dir / BEFORE, run.validation.found)
     # The state comes after the checkpoints: killed in between, a resumed run evaluates, and writes them, again.
     run.history.append(record)
     save(run, is_best)

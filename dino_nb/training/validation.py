@@ -5,13 +5,13 @@ from pathlib import Path
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
-from dino_nb.evaluation.coco import ceiling, score
+from dino_nb.evaluation.coco import Detections, ceiling, score
 from dino_nb.evaluation.collect import collect_shared, ground_truth_as_predictions
 from dino_nb.models.dino import DINO
 
 
 class Validation:
-    """``validation(model)`` -> the 12 COCO numbers by name, in every process.
+    """``validation(model)`` -> the 12 COCO numbers by name, in every process; ``found``: the last detections.
 
     Args:
         cocodir: the data set.
@@ -22,7 +22,8 @@ class Validation:
 
     def __init__(self, cocodir: str | Path, model: DINO, split: str = "val", amp: bool = False) -> None:
         self.amp = amp
-        label_of = {category: label for label, category in enumerate(model.category_ids)}
+        self.found: Detections | None = None
+        label_of = {category: label for label, category in enumerate(model.category_ids or ())}
         self.dataset = CocoDataset(cocodir, split, eval_transform(*model.input_size), label_of)
         if unknown := [c["name"] for c in self.dataset.categories if c["id"] not in label_of]:
             raise UserError(f"{self.dataset.annotation_file} has classes that the training file lacks: {unknown}.")
@@ -30,7 +31,9 @@ class Validation:
 
     def __call__(self, model: DINO) -> dict[str, float]:
         results = collect_shared(model, self.dataset, range(len(self.dataset)), amp=self.amp, progress=False)
-        return {name: float(value) for name, value in score(self.coco, results).metrics.items()}
+        scores = score(self.coco, results)
+        self.found = scores.found
+        return {name: float(value) for name, value in scores.metrics.items()}
 
     def check_ground_truth(self) -> float:
         """Score the annotations as if they were predictions; returns their AP.
