@@ -1,17 +1,22 @@
-# make test    everything that is checked, in an environment of its own
-# make demo    from annotated pictures to a fine-tuned detector, in about a minute
-# make venv    the environment alone
-# make clean   remove what demo and tests have written
+# make demo          from drawn images to a fine-tuned detector and a page that shows it, in three minutes
+# make test          everything that is checked, in an environment of its own
+# make quick         the tests worth running while editing, in under 90 seconds
+# make test-browser  the notebooks in JupyterLab in a real browser (installs Chromium where it can)
+# make venv          the environment alone
+# make clean         remove what demo and tests have written
 
+SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
-NB := $(PY) -m dino_nb
+WORKERS ?= 2
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND := Agg
-# Threads that wait sleep: spinning, they starve the others wherever processors are shared.
+# One thread per process: tests run side by side, and their networks are small. Threads that wait sleep: spinning, they
+# starve the others wherever processors are shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: venv test demo clean
+.PHONY: venv lint quick test test-browser demo clean
 
 venv: $(VENV)/.installed
 
@@ -25,31 +30,41 @@ $(VENV)/.installed: requirements.txt pyproject.toml $(wildcard setup.py)
 	  done; \
 	  echo "make: no python3 of at least 3.10 with the venv module is on the PATH" >&2; exit 1; \
 	fi
-	$(PY) -m pip install --quiet -r requirements.txt -e '.[test]'
+	@if ! $(PY) -c 'import torch, torchvision' 2>/dev/null && ! nvidia-smi >/dev/null 2>&1; then \
+	  echo "Installing PyTorch for the CPU (200 MB), since there is no NVIDIA GPU ..."; \
+	  $(PY) -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch torchvision 2>/dev/null \
+	    || echo "No CPU build could be downloaded: the usual one is taken (several GB)."; \
+	fi
+	@echo "Installing the package and what it needs into $(VENV) (without PyTorch yet: several GB, some minutes) ..."
+	@set -o pipefail; $(PY) -m pip install -r requirements.txt -e '.[test]' \
+	  | grep --line-buffered -E '^ *(Downloading|Building|Installing|Successfully)' | cut -c1-110
 	@touch $@
 
-# Notebooks run in a copy of their folder, where what they write is not in the way.
-test: venv
+lint: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest tests
+	$(PY) -m mypy dino_nb
+
+quick: venv
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --quick tests --ignore tests/browser
+
+# Notebooks run in a copy of their folder, where what they write is in nobody's way, beside the other tests.
+test: lint
 	rm -rf build/notebooks && mkdir -p build && cp -r notebooks build/notebooks
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 build/notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 build/notebooks tests --ignore tests/browser
+
+test-browser: venv
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	  || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; } \
+	  || { echo "make: Chromium is not there and cannot be installed: install it by hand" >&2; exit 1; }
+	$(PY) -m pip install --quiet -e '.[browser]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser
 
 # Nothing is downloaded: the sample is drawn, and dino-tiny comes with the package.
 demo: venv
-	rm -rf demo
-	$(PY) -c "from dino_nb.prepare.sample import make_sample; make_sample('demo/sample', 96, 24, format='voc')"
-	$(NB) convert demo/sample demo/coco
-	$(NB) check demo/coco
-	$(NB) eval demo/coco dino-tiny --output_dir demo/before
-	$(NB) train demo/coco --pretrain_model_path dino-tiny --preset tiny-finetune --output_dir demo/training
-	$(NB) eval demo/coco demo/training/checkpoint_best.pth --output_dir demo/after
-	$(NB) predict demo/training/checkpoint_best.pth demo/coco/val2017 --output_dir demo/predictions
-	@echo
-	@echo "The annotated pictures are in demo/predictions, the report is demo/after/report.html,"
-	@echo "the curves are demo/training/curves.png, and the detector is demo/training/checkpoint_best.pth."
+	@$(PY) scripts/demo.py demo
 
 clean:
-	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find dino_nb tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find dino_nb tests notebooks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

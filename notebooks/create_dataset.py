@@ -42,12 +42,12 @@
 # | `/content/drive/MyDrive/images.zip` | a folder, a zip or tar, or one annotation file, on Drive or on this machine |
 # | `https://drive.google.com/...` | a link to a file that is shared with everyone who has the link |
 #
-# The format is recognised by its content: COCO (Roboflow's export too), Pascal VOC, YOLO, LabelMe, CVAT or CSV.
+# The format is recognised by its content: COCO (Roboflow's export too), Pascal VOC, YOLO, LabelMe, CVAT, CSV and others.
 
 # %% cellView="form" tags=["parameters"]
 SOURCE = ""  # @param {type:"string"}
 IMAGES = ""  # @param {type:"string"}
-FORMAT = "auto"  # @param ["auto", "coco", "voc", "yolo", "labelme", "cvat", "csv"]
+FORMAT = "auto"  # @param ["auto", "coco", "voc", "yolo", "labelme", "cvat", "csv", "via", "createml", "supervisely"]
 CLASSES = ""  # @param {type:"string"}
 VAL_FRACTION = 0.2  # @param {type:"slider", min:0.05, max:0.5, step:0.05}
 SEED = 0  # @param {type:"integer"}

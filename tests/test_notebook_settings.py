@@ -128,7 +128,7 @@ def test_evaluate_takes_a_zip_and_a_runs_folder(sample_coco):
 
 
 def test_evaluate_with_nothing_found_runs_to_the_end(sample_coco):
-    empty = shutil.copytree(sample_coco, "empty")
+    empty = Path(shutil.copytree(sample_coco, "empty"))
     for file in (empty / "val2017").iterdir():
         Image.new("RGB", Image.open(file).size).save(file)
     assert run("evaluate", COCODIR="empty", THRESHOLD=1.0)["result"].metrics["AP"] < 0.1

@@ -73,7 +73,8 @@ def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int =
     """
     typed = clean(cocodir)
     if not typed:
-        return _sample(n_train, n_val, sample)
+        name = "-".join([str(n_train), str(n_val), *sample.get("classes", ())]).replace(" ", "_")
+        return make_sample(Path("sample") / name, n_train, n_val, **sample)  # one that is there is left as it is
     if typed.lower() == "upload":
         typed = upload()
     if is_link(typed):
@@ -188,18 +189,6 @@ def _is_free_for(folder: Path, key: dict[str, str]) -> bool:
         return json.loads((folder / _NOTE).read_text(encoding="utf-8")) == key
     except (OSError, ValueError):
         return True  # nothing there yet; what else is there, the training itself judges
-
-
-def _sample(n_train: int, n_val: int, options: dict[str, Any]) -> Path:
-    """The sample, drawn where it is not there yet: another notebook may be reading it."""
-    name = "-".join(str(part) for part in (n_train, n_val, *options.values()))
-    folder = Path("sample") / "".join(c if c.isalnum() or c == "-" else "_" for c in name)
-    if is_cocodir(folder) and all(
-        len(list((folder / f"{split}2017").glob("*.jpg"))) == count
-        for split, count in (("train", n_train), ("val", n_val))
-    ):
-        return folder
-    return make_sample(folder, n_train=n_train, n_val=n_val, **options)
 
 
 def _inside(path: Path) -> Path:
