@@ -111,9 +111,11 @@ class Judged:
         labels: bool = True,
         scores: bool = True,
         legend: bool = True,
+        long_side: int | None = None,
     ) -> Image.Image:
-        """One image with its detections and the objects that they miss, told apart by colour and line."""
-        image, scale, _ = reduced_file(str(self.data.path(self.indices[index])))
+        """One image, ``long_side`` pixels long, with its detections and the objects that they miss, told apart by
+        colour and line."""
+        image, scale, _ = reduced_file(str(self.data.path(self.indices[index])), long_side)
         rows, kinds, missed = self.outcomes(index, threshold, classes)
         truth = self.data.target(self.indices[index])
         boxes = np.concatenate([self.boxes[rows], truth["boxes"].numpy()[missed]]) * scale
@@ -208,10 +210,10 @@ def _class_names(results: Sequence[Result]) -> Sequence[str | None]:
     return results[0].class_names
 
 
-def reduced(image: Image.Image) -> tuple[Image.Image, float]:
-    """The image scaled to what a notebook shows, and the factor."""
-    long_side = max(image.size)
-    scale = min(max(1.0, SHORTEST / long_side), LONG_SIDE / long_side)
+def reduced(image: Image.Image, long_side: int | None = None) -> tuple[Image.Image, float]:
+    """The image scaled to ``long_side`` pixels (default: to what a notebook shows), and the factor."""
+    longest = max(image.size)
+    scale = (long_side or min(max(SHORTEST, longest), LONG_SIDE)) / longest
     if scale == 1:
         return image, scale
     way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
@@ -219,7 +221,7 @@ def reduced(image: Image.Image) -> tuple[Image.Image, float]:
 
 
 @lru_cache(maxsize=8)
-def reduced_file(path: str) -> tuple[Image.Image, float, tuple[int, int]]:
+def reduced_file(path: str, long_side: int | None = None) -> tuple[Image.Image, float, tuple[int, int]]:
     """:func:`reduced` of a file, and its size (width, height) in pixels; the last few are kept."""
     image = open_image(path)
-    return (*reduced(image), image.size)
+    return (*reduced(image, long_side), image.size)

@@ -174,24 +174,28 @@ class _Judged(Scene):
     ) -> tuple[Image.Image, str]:
         first = next(iter(self.judged.values()))
         where = first.indices[index]
-        panes, titles, lines = [], [], []
+        panes, titles, lines, side = [], [], [f"<b>{html.escape(first.data.path(where).name)}</b>"], None
+        count = len(self.judged) + (self.data is not None)
+        height, width = first.data.size(where)
+        columns = count if width < 2 * height else 1  # side by side, unless the image is very wide
+        if count > 1:  # drawn at the size that it is shown at: text stays readable
+            side = round(max(width, height) * min(1100 // columns / width, LONG_SIDE / max(width, height)))
         if self.data is not None:
-            truth, names, size = annotated(self.data, where, classes, self.colors, labels)
+            truth, names, size = annotated(self.data, where, classes, self.colors, labels, side)
             panes, titles = [truth], ["annotated"]
             lines = [_caption(self.data.path(where).name, size, names, self.colors)]
-        else:
-            lines = [f"<b>{html.escape(first.data.path(where).name)}</b>"]
         for title, one in self.judged.items():
-            panes.append(one.draw(index, threshold, classes, labels=labels, scores=scores, legend=False))
+            panes.append(
+                one.draw(index, threshold, classes, labels=labels, scores=scores, legend=False, long_side=side)
+            )
             titles.append(title)
             rows, kinds, missed = one.outcomes(index, threshold, classes)
             counts = Counter(kinds) + Counter(missed=len(missed))
             told = ", ".join(f"{counts[kind]} {kind}" for kind in ("correct", "wrong", "missed") if counts[kind])
             found = _counts([one.names[i] for i in one.labels[rows]], self.colors)
             lines.append(f"{html.escape(title)}: {told or 'nothing'} &ensp; <small>{found}</small>")
-        beside = panes[0].width < 2 * panes[0].height
-        width = 1100 if beside and len(panes) > 1 else LONG_SIDE
-        sheet = grid(panes, len(panes) if beside else 1, titles, width) if len(panes) > 1 else panes[0]
+        width = panes[0].width * columns + 12 * (columns - 1)
+        sheet = grid(panes, columns, titles, width) if count > 1 else panes[0]
         return add_legend(sheet, list(OUTCOMES.values())), "<br>".join(lines)
 
     def summary(self, **values: Any) -> tuple[str, Image.Image]:
@@ -239,10 +243,15 @@ def _controls(
 
 
 def annotated(
-    data: CocoDataset, index: int, classes: Sequence[str], colors: Mapping[str, str], labels: bool = True
+    data: CocoDataset,
+    index: int,
+    classes: Sequence[str],
+    colors: Mapping[str, str],
+    labels: bool = True,
+    long_side: int | None = None,
 ) -> tuple[Image.Image, list[str], tuple[int, int]]:
     """An image with its annotations, the names of these, and the image's size (width, height) in pixels."""
-    image, scale, size = reduced_file(str(data.path(index)))
+    image, scale, size = reduced_file(str(data.path(index)), long_side)
     target = data.target(index, size[1], size[0])
     names = [data.class_names[label] for label in target["labels"].tolist()]
     keep = [i for i, name in enumerate(names) if not classes or name in classes]
