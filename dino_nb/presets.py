@@ -101,8 +101,8 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         eval_every=4,
     ),
     "tiny": _TINY,
-    # The dino-tiny that comes with the package, a little further: a gentle rate keeps what it has learned.
-    "tiny-finetune": replace(_TINY, epochs=4, lr=3e-5, lr_backbone=3e-5, warmup_steps=20),
+    # The dino-tiny that comes with the package, on shapes of which some are new to it: in two minutes on two cores.
+    "tiny-finetune": replace(_TINY, epochs=10, warmup_steps=20),
 }
 
 
