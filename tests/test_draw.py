@@ -170,7 +170,7 @@ def test_add_legend_explains_lines_below_the_image():
         ({"boxes": [[1, 2, 3, 4]], "colors": ["red", "blue"]}, "2 colors"),
         ({"boxes": [[1, 2, 3, 4]], "labels": ["a"], "font_file": "/nowhere.ttf"}, "font file"),
         ({"image": np.zeros((5, 5, 3)), "boxes": []}, "uint8"),
-        ({"image": "picture.jpg", "boxes": []}, "str"),
+        ({"image": "image.jpg", "boxes": []}, "str"),
     ],
 )
 def test_draw_boxes_errors_say_what_is_wrong(arguments, words):

@@ -208,7 +208,8 @@ class Detector:
         track: bool = False,
         progress: bool = True,
     ) -> Path:
-        """Write a video's copy with boxes drawn on it (``.mp4``, H.264, without sound) and return its path.
+        """Write a video's copy with boxes drawn on it (``.mp4``, H.264) and return its path. Sound is kept if it can be
+        copied as it is.
 
         Args:
             on_frame: called with the ``Result`` of every frame, for counting.
@@ -233,7 +234,7 @@ class Detector:
             errors="raise",
             progress=progress,
         )
-        with video_writer(output, rate) as write:
+        with video_writer(output, rate, sound_of=path) as write:
             for result in results:
                 result = tracker.update(result) if tracker else result
                 write((tracker.draw if tracker else Result.draw)(result, labels=labels, scores=scores))

@@ -17,6 +17,7 @@ from dino_nb.files import atomic_path
 VIDEO_EXTENSIONS = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts"])
 # A media file may name other files and addresses to be opened; only itself is.
 _OPTIONS = {"protocol_whitelist": "file"}
+_MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "alac", "opus")
 # What FFmpeg's display matrix calls its angle is counterclockwise, as PIL's is.
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -52,13 +53,19 @@ def describe(path: str | os.PathLike) -> tuple[Fraction, int | None]:
 
 @contextlib.contextmanager
 def video_writer(
-    path: str | os.PathLike, rate: float | Fraction, bit_rate: int | None = None
+    path: str | os.PathLike,
+    rate: float | Fraction,
+    bit_rate: int | None = None,
+    sound_of: str | os.PathLike | None = None,
 ) -> Iterator[Callable[[Image.Image], None]]:
     """Yield ``write(image)``, which appends a PIL image to an H.264 ``.mp4`` at ``rate`` frames per second.
 
     The file appears under its name when the block ends without an error. Width and height are cut to even numbers,
-    which the format needs; the first image sets the size. There is no sound. ``bit_rate``: bits per second to aim at;
-    default: constant quality.
+    which the format needs; the first image sets the size.
+
+    Args:
+        bit_rate: bits per second to aim at; default: constant quality.
+        sound_of: a video whose sound is copied as it is, if an ``.mp4`` can hold it so.
     """
     av = _av()
     if Path(path).suffix.lower() != ".mp4":
@@ -81,10 +88,29 @@ def video_writer(
             even = even.crop((0, 0, *size)) if near else even.resize(size)
             container.mux(stream.encode(av.VideoFrame.from_image(even)))
 
-        yield write
-        if size is None:
-            raise UserError(f"the video {path} would have no frame: nothing is written.")
-        container.mux(stream.encode(None))
+        with _sound(sound_of, container) as copy_sound:
+            yield write
+            if size is None:
+                raise UserError(f"the video {path} would have no frame: nothing is written.")
+            container.mux(stream.encode(None))
+            copy_sound()
+
+
+@contextlib.contextmanager
+def _sound(path: str | os.PathLike | None, container: Any) -> Iterator[Callable[[], None]]:
+    """Add the sound of ``path``, if it has some that an mp4 takes, to ``container``; yields what copies it there."""
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_opened(path))[0] if path is not None else None
+        tracks = [t for t in source.streams.audio if t.codec_context.name in _MP4_SOUND][:1] if source else []
+        copies = {track: container.add_stream_from_template(track) for track in tracks}
+
+        def copy() -> None:
+            for packet in source.demux(tracks) if source and tracks else ():
+                if packet.dts is not None:
+                    packet.stream = copies[packet.stream]
+                    container.mux(packet)
+
+        yield copy
 
 
 def small_copy(path: str | os.PathLike, max_bytes: int = 15_000_000) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
@@ -41,7 +41,7 @@ class SamplingPoints(Scene):
     weights: Tensor
     levels: Tensor
     origins: Tensor
-    unit = "layer"
+    unit: ClassVar[str] = "layer"
 
     def __post_init__(self) -> None:
         self.count = len(self.points)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image, ImageDraw
@@ -45,7 +45,7 @@ class DecoderLayers(Scene):
     query: int | None
     grid_boxes: Tensor
     levels: Tensor
-    unit = "layer"
+    unit: ClassVar[str] = "layer"
 
     def __post_init__(self) -> None:
         self.count = len(self.boxes)
@@ -138,7 +138,7 @@ class Denoising(Scene):
     truth_labels: Tensor
     boxes: Tensor
     labels: Tensor
-    unit = "group"
+    unit: ClassVar[str] = "group"
 
     def __post_init__(self) -> None:
         self.count = len(self.boxes)

@@ -10,7 +10,7 @@ import io
 import secrets
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -28,7 +28,7 @@ class Scene:
     """
 
     count: int
-    unit = "image"
+    unit: ClassVar[str] = "image"
     controls: Mapping[str, tuple[str, dict[str, Any]]] = {}
     shown: Any
 
@@ -178,8 +178,8 @@ class View:
     def _ipython_display_(self) -> None:
         """Two outputs: the image for a notebook that is opened again, hidden while the widgets live, and these."""
         display = importlib.import_module("IPython.display").display
-        picture = base64.b64encode(encoded(self.image)).decode("ascii")
-        still = _STILL.replace("KEY", self._key).replace("IMAGE", picture).replace("CAPTION", self.caption)
+        pixels = base64.b64encode(encoded(self.image)).decode("ascii")
+        still = _STILL.replace("KEY", self._key).replace("IMAGE", pixels).replace("CAPTION", self.caption)
         display({"text/html": still.replace("SUMMARY", self.summary), "text/plain": repr(self)}, raw=True)
         if self.widget is not None:
             mime = "application/vnd.jupyter.widget-view+json"

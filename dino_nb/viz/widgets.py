@@ -46,6 +46,7 @@ def explore(
         threshold, max_detections: where the sliders start.
         slice_size: see ``Detector.predict``.
     """
+    _check(threshold)
     if isinstance(images, (str, Path)) and (Path(images) / "annotations" / f"instances_{split}2017.json").is_file():
         judged = judge(_several(detector), images, split, slice_size=slice_size)
         return View(_Judged({"detected": judged}, None, threshold))
@@ -91,6 +92,7 @@ def compare(
         slice_size: see ``Detector.predict``.
         limit: take the first images only.
     """
+    _check(threshold)
     several: Any = detector
     two = not isinstance(detector, Detector) and len(several) > 0 and isinstance(several[0], Detector)
     shown: list[Any] = list(several) if two else [several]
@@ -100,6 +102,11 @@ def compare(
     data = CocoDataset(cocodir, split, keep_crowd=True)
     judged = {title: judge(one, data, slice_size=slice_size, limit=limit) for title, one in zip(titles, shown)}
     return View(_Judged(judged, data, threshold))
+
+
+def _check(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
 
 
 def _several(results: Any) -> Any:
@@ -225,8 +232,6 @@ class _Judged(Scene):
 def _controls(
     threshold: float, names: Sequence[str | None], errors: bool = False
 ) -> dict[str, tuple[str, dict[str, Any]]]:
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
     known = [name for name in dict.fromkeys(names) if name is not None]
     slider = {"min": FLOOR, "max": 1.0, "step": 0.01, "description": "threshold", **WIDE}
     check = {"indent": False}

@@ -121,3 +121,18 @@ def test_lists_are_flattened_lazily(tmp_path):
 def test_what_is_no_image_is_said(source, words):
     with pytest.raises(UserError, match=words):
         read_all(source)
+
+
+def test_read_of_a_pipe_does_not_wait(tmp_path):
+    """A FIFO that nobody writes to: opening it would wait for ever."""
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name in ("pipe.png", "pipe.mp4"):
+        with pytest.raises(UserError, match=name):
+            read_all(tmp_path / name)
+    with pytest.raises(UserError, match="no image in the folder"):
+        read_all(tmp_path)
+    with pytest.raises(UserError, match="no image matches"):
+        read_all(str(tmp_path / "*.png"))

@@ -84,6 +84,40 @@ def test_read_frames_of_a_clip_with_a_latin_1_title(tmp_path):
     assert len(list(read_frames(tmp_path / "titled.avi"))) == 3
 
 
+def make_sounding_clip(path, codec, frames=10):
+    """A clip with a second of a tone."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("mpeg4", rate=10), container.add_stream(codec, rate=44100)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(frames):
+            container.mux(video.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48)))))
+        size = sound.codec_context.frame_size or 1024
+        for start in range(0, 44100, size):
+            wave = (0.3 * np.sin(np.arange(start, start + size) / 20)).astype(np.float32)
+            layout = {"aac": "fltp", "pcm_s16le": "s16"}[codec]
+            samples = wave if layout == "fltp" else (wave * 30000).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples[None], format=layout, layout="mono")
+            frame.sample_rate, frame.pts = 44100, start
+            container.mux(sound.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("codec", "kept"), [("aac", True), ("pcm_s16le", False)])
+def test_annotate_video_keeps_sound_that_can_be_copied(tmp_path, codec, kept):
+    av = pytest.importorskip("av")
+    clip = make_sounding_clip(tmp_path / "clip.mkv", codec)
+    output = Detector(FakeModel(), "cpu").annotate_video(clip, tmp_path / "found.mp4")
+    assert len(list(read_frames(output))) == 10
+    with av.open(str(output)) as container:
+        sounds = container.streams.audio
+        assert [s.codec_context.name for s in sounds] == (["aac"] if kept else [])
+        seconds = sum(frame.samples for frame in container.decode(sounds[0])) / 44100 if kept else 1
+    assert seconds == pytest.approx(1, abs=0.1)
+
+
 def test_small_copy_fits_a_page(tmp_path):
     rng = np.random.default_rng(0)
     with video_writer(tmp_path / "clip.mp4", 10) as write:
