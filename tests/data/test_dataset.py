@@ -30,7 +30,7 @@ def make(folder, annotations, images=None, categories=CATEGORIES, split="val", s
     return folder
 
 
-def test_targets(tmp_path):
+def test_dataset_targets(tmp_path):
     boxes = [
         {"bbox": [10, 5, 20, 10]},
         {"bbox": [-4, -2, 10, 8], "category_id": 0},  # clamped
@@ -54,18 +54,18 @@ def test_targets(tmp_path):
     assert CocoDataset(tmp_path, "val", keep_crowd=True)[0][1]["iscrowd"].tolist() == [0, 0, 0, 1]
 
 
-def test_label_map_leaves_other_categories_out(tmp_path):
+def test_dataset_label_map_leaves_other_categories_out(tmp_path):
     make(tmp_path, [{"bbox": [0, 0, 5, 5]}, {"bbox": [0, 0, 6, 6], "category_id": 0}])
     assert CocoDataset(tmp_path, "val", label_of={7: 41})[0][1]["labels"].tolist() == [41]
 
 
-def test_missing_area_and_crowd_are_filled(tmp_path):
+def test_dataset_missing_area_and_crowd_are_filled(tmp_path):
     file = split_files(make(tmp_path, [{"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "area": 5.5}]), "val")[1]
     assert [(a["area"], a["iscrowd"]) for a in read_coco(file)["annotations"]] == [(12.0, 0), (5.5, 0)]
 
 
 @pytest.mark.parametrize("annotations", [[], None])
-def test_images_without_annotations(tmp_path, annotations):
+def test_dataset_images_without_annotations(tmp_path, annotations):
     images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in (3, 1)]
     dataset = CocoDataset(make(tmp_path, annotations, images), "val", train_transform(32, 64))
     assert list(dataset.ids) == [1, 3] and dataset.objects_of(0) == 0
@@ -75,14 +75,14 @@ def test_images_without_annotations(tmp_path, annotations):
     assert len(images) == 2
 
 
-def test_image_info_of_a_test_split(tmp_path):
+def test_dataset_image_info_of_a_test_split(tmp_path):
     make(tmp_path, None, split="test")
     (tmp_path / "annotations/instances_test2017.json").rename(tmp_path / "annotations/image_info_test2017.json")
     assert len(CocoDataset(tmp_path, "test")) == 1
 
 
 @pytest.mark.parametrize("ids", [[0, 1], [2**70, -3], ["a", "b"], [10**12, 4]])
-def test_any_ids(tmp_path, ids):
+def test_dataset_any_ids(tmp_path, ids):
     images = [{"id": i, "file_name": f"{n}.png"} for n, i in enumerate(ids)]
     boxes = [{"bbox": [0, 0, 2 + n, 4], "image_id": i} for n, i in enumerate(ids)]
     dataset = CocoDataset(make(tmp_path, boxes, images), "val")
@@ -93,7 +93,7 @@ def test_any_ids(tmp_path, ids):
     assert dataset.size(0) == (30, 40)  # from the image, since the file does not say
 
 
-def test_upright_size_counts_not_the_one_in_the_file(tmp_path):
+def test_dataset_upright_size_counts_not_the_one_in_the_file(tmp_path):
     """A image that its EXIF turns: boxes are clamped to the image as it is seen."""
     make(tmp_path, [{"bbox": [0, 0, 60, 60]}])
     exif = Image.Exif()
@@ -104,7 +104,7 @@ def test_upright_size_counts_not_the_one_in_the_file(tmp_path):
     assert target["boxes"].tolist() == [[0, 0, 30, 40]]
 
 
-def test_every_image_of_the_sample_and_its_index(tmp_path):
+def test_dataset_every_image_of_the_sample_and_its_index(tmp_path):
     dataset = CocoDataset(make_sample(tmp_path / "s", n_train=6, n_val=2), "train", eval_transform(64, 100))
     assert len(dataset) == 6 == len({dataset.image_id(i) for i in range(6)})
     truth = dataset.coco()
@@ -121,7 +121,7 @@ def test_every_image_of_the_sample_and_its_index(tmp_path):
             torch.testing.assert_close(box, torch.tensor([x + bw / 2, y + bh / 2, bw, bh]), atol=1e-3, rtol=0)
 
 
-def test_worker_processes(tmp_path):
+def test_dataset_worker_processes(tmp_path):
     dataset = CocoDataset(make_sample(tmp_path / "s", n_train=4, n_val=1), "train", eval_transform(32, 64))
     loader = torch.utils.data.DataLoader(dataset, 2, num_workers=1, collate_fn=collate)
     ids = [t["image_id"] for _, targets in loader for t in targets]
@@ -147,7 +147,7 @@ def test_worker_processes(tmp_path):
         (lambda d: d.update(annotations={"a": 1}), "'annotations' is not a list"),
     ],
 )
-def test_refused_with_the_place(tmp_path, change, message):
+def test_dataset_refused_with_the_place(tmp_path, change, message):
     make(tmp_path, [{"bbox": [1, 2, 3, 4]}])
     file = tmp_path / "annotations/instances_val2017.json"
     data = json.loads(file.read_text())
@@ -158,7 +158,7 @@ def test_refused_with_the_place(tmp_path, change, message):
     assert message in str(error.value)
 
 
-def test_broken_json_names_line_and_column(tmp_path):
+def test_dataset_broken_json_names_line_and_column(tmp_path):
     make(tmp_path, [])
     (tmp_path / "annotations/instances_val2017.json").write_text('{"images": [],\n "categories": [}')
     with pytest.raises(UserError, match="line 2, column 17"):
@@ -176,21 +176,21 @@ def test_broken_json_names_line_and_column(tmp_path):
         ("[]", "not a COCO file"),
     ],
 )
-def test_files_that_are_no_coco_json_are_named(tmp_path, text, message):
+def test_dataset_files_that_are_no_coco_json_are_named(tmp_path, text, message):
     make(tmp_path, [])
     (tmp_path / "annotations/instances_val2017.json").write_text(text)
     with pytest.raises(UserError, match=f"instances_val2017.json: .*{message}"):
         CocoDataset(tmp_path, "val")
 
 
-def test_crowd_written_as_text(tmp_path):
+def test_dataset_crowd_written_as_text(tmp_path):
     crowds = ("0", "1", "", True, None)
     boxes = [{"bbox": [0, 0, 9, 9], "iscrowd": crowd} for crowd in crowds]
     dataset = CocoDataset(make(tmp_path, boxes), "val", keep_crowd=True)
     assert dataset.target(0)["iscrowd"].tolist() == [0, 1, 0, 1, 0]
 
 
-def test_unreadable_image_in_a_worker_is_a_sentence(tmp_path):
+def test_dataset_unreadable_image_in_a_worker_is_a_sentence(tmp_path):
     dataset = CocoDataset(make(tmp_path, []), "val", eval_transform(32, 64))
     (tmp_path / "val2017/a.png").unlink()
     with pytest.raises(UserError) as error:
@@ -198,7 +198,7 @@ def test_unreadable_image_in_a_worker_is_a_sentence(tmp_path):
     assert str(error.value) == f"there is no image file {tmp_path / 'val2017/a.png'}."
 
 
-def test_missing_split_and_folder(tmp_path):
+def test_dataset_missing_split_and_folder(tmp_path):
     make(tmp_path, [])
     with pytest.raises(UserError, match=r"instances_train2017.json.*instances_val2017.json"):
         CocoDataset(tmp_path, "train")
@@ -208,7 +208,7 @@ def test_missing_split_and_folder(tmp_path):
         CocoDataset(tmp_path / "nowhere", "train")
 
 
-def test_missing_and_unreadable_images_are_named(tmp_path):
+def test_dataset_missing_and_unreadable_images_are_named(tmp_path):
     dataset = CocoDataset(make(tmp_path, []), "val")
     (tmp_path / "val2017/a.png").write_bytes(b"\x89PNG nonsense")
     with pytest.raises(UserError, match=r"a\.png"):

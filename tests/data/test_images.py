@@ -21,7 +21,7 @@ def _photo(size=(40, 24)):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
-def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation, suffix):
+def test_open_image_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation, suffix):
     path = tmp_path / f"photo{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -37,7 +37,7 @@ def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path, orientation, s
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
+def test_open_image_every_mode_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("x.png" if mode in ("1", "L", "P", "RGBA", "LA") else "x.tif")
     image = _photo().convert(mode)
     image.save(path)
@@ -47,13 +47,13 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert red > green or mode in ("1", "L", "LA")
 
 
-def test_palette_with_transparency(tmp_path):
+def test_open_image_palette_with_transparency(tmp_path):
     path = tmp_path / "p.png"
     _photo().quantize(4).save(path, transparency=b"\x00\xff\xff\xff")
     assert tuple(np.asarray(open_image(path))[2, 2]) == (250, 20, 20)
 
 
-def test_sixteen_bits_scale_to_eight(tmp_path):
+def test_open_image_sixteen_bits_scale_to_eight(tmp_path):
     ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(8, 0)
     for name in ("ramp.png", "ramp.tif"):
         Image.fromarray(ramp).save(tmp_path / name)
@@ -62,13 +62,13 @@ def test_sixteen_bits_scale_to_eight(tmp_path):
         assert np.abs(values[0, :, 1].astype(int) - np.arange(256)).max() <= 1
 
 
-def test_float_tiff(tmp_path):
+def test_open_image_float_tiff(tmp_path):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "f.tif")
     values = np.asarray(open_image(tmp_path / "f.tif"))
     assert values.min() == 0 and values.max() == 255
 
 
-def test_missing_empty_text_folder_and_truncated_files_name_the_path(tmp_path):
+def test_open_image_missing_empty_text_folder_and_truncated_files_name_the_path(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "folder.png").mkdir()
@@ -91,7 +91,7 @@ def _png_header(width, height):
 
 
 @pytest.mark.parametrize("limit", ["pillow", None])
-def test_a_header_of_enormous_size_is_refused(tmp_path, monkeypatch, limit):
+def test_open_image_a_header_of_enormous_size_is_refused(tmp_path, monkeypatch, limit):
     if limit is None:  # another library may have switched Pillow's own check off
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     path = tmp_path / "bomb.png"
@@ -101,7 +101,7 @@ def test_a_header_of_enormous_size_is_refused(tmp_path, monkeypatch, limit):
             read(path)
 
 
-def test_damaged_exif_does_not_cost_the_image(tmp_path):
+def test_open_image_damaged_exif_does_not_cost_the_image(tmp_path):
     _photo().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert image_size(tmp_path / "x.jpg") == open_image(tmp_path / "x.jpg").size == (40, 24)
 
@@ -122,14 +122,14 @@ def test_turned_boxes_stay_on_their_pixels(orientation):
     assert (upright[y1:y2, x1:x2] == 255).all() and (upright == 255).sum() == (x2 - x1) * (y2 - y1)
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_open_image_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for read in (open_image, image_size):
         with pytest.raises(UserError, match=r"pipe\.jpg is a pipe or device, not an image"):
             read(tmp_path / "pipe.jpg")
 
 
-def test_kinds_that_are_not_read_are_named(tmp_path):
+def test_open_image_kinds_that_are_not_read_are_named(tmp_path):
     for name, words in (("a.CR2", "raw camera file"), ("a.heic", "HEIC photo: pip install pillow-heif")):
         (tmp_path / name).write_bytes(b"II*\0")
         if not is_image(name):  # HEIC is read where its library is installed
@@ -137,7 +137,7 @@ def test_kinds_that_are_not_read_are_named(tmp_path):
                 open_image(tmp_path / name)
 
 
-def test_disk_errors_are_sentences(tmp_path):
+def test_open_image_disk_errors_are_sentences(tmp_path):
     for name, words in (("x" * 300 + ".jpg", "longer name"), ("a.jpg/b.jpg", "a part of its path is a file")):
         (tmp_path / "a.jpg").touch()
         with pytest.raises(UserError, match=words):

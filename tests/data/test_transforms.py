@@ -36,18 +36,18 @@ EVAL_SIZES = {
 
 
 @pytest.mark.parametrize("original, expected", EVAL_SIZES.items())
-def test_evaluation_sizes(original, expected):
+def test_transform_evaluation_sizes(original, expected):
     assert T.resized_size(*original, 800, 1333) == expected
 
 
-def test_size_without_limit_and_small_sizes():
+def test_transform_size_without_limit_and_small_sizes():
     assert T.resized_size(100, 201, 50) == (50, 100)
     assert T.resized_size(100, 1000, 400) == (400, 4000)
     assert T.resized_size(480, 640, 128, 213) == (128, 170)
     assert T.resized_size(300, 600, 128, 213) == (106, 212)
 
 
-def test_torchvision_rule_differs_so_the_size_is_computed_here():
+def test_transform_torchvision_rule_differs_so_the_size_is_computed_here():
     from torchvision.transforms.v2.functional import resize
 
     theirs = resize(torch.zeros(3, 281, 500), [800], max_size=1333).shape[1:]
@@ -63,7 +63,7 @@ def _target(height, width, boxes):
     return {"boxes": T.as_boxes(boxes, height, width), "labels": torch.arange(n), "iscrowd": torch.zeros(n).long()}
 
 
-def test_evaluation_pixels_are_those_of_pil_bilinear():
+def test_transform_evaluation_pixels_are_those_of_pil_bilinear():
     image = _image(45, 60)
     tensor, target = T.eval_transform(30, 100)(image, _target(45, 60, [[6, 9, 30, 36]]))
     expected = np.asarray(image.resize((40, 30), Image.Resampling.BILINEAR), np.float32) / 255
@@ -76,14 +76,14 @@ def test_evaluation_pixels_are_those_of_pil_bilinear():
     torch.testing.assert_close(target["area"], torch.tensor([16 * 18.0]))
 
 
-def test_image_alone_and_back():
+def test_transform_image_alone_and_back():
     image = _image(20, 30)
     tensor = T.eval_transform(20, 100)(image)
     assert tensor.shape == (3, 20, 30)
     assert np.array_equal(np.asarray(T.tensor_to_image(tensor)), np.asarray(image))
 
 
-def test_crop_semantics():
+def test_transform_crop_semantics():
     crop = T.RandomSizeCrop(40, 60)
     sizes = set()
     for seed in range(60):
@@ -101,12 +101,12 @@ def test_crop_semantics():
     assert {w for w, _ in sizes} >= {40, 50} and {h for _, h in sizes} >= {40, 60}  # both ends are drawn
 
 
-def test_crop_of_a_image_smaller_than_the_window():
+def test_transform_crop_of_a_image_smaller_than_the_window():
     image, _ = T.RandomSizeCrop(384, 600)(_image(30, 500), _target(30, 500, []))
     assert image.height == 30 and 384 <= image.width <= 500
 
 
-def test_training_sizes_are_the_published_ones():
+def test_transform_training_sizes_are_the_published_ones():
     allowed = set(range(480, 801, 32))
     seen, flips = set(), 0
     transform = T.train_transform()
@@ -121,7 +121,7 @@ def test_training_sizes_are_the_published_ones():
     assert len(seen) > 6 and 0 < flips < 30
 
 
-def test_training_boxes_follow_the_object():
+def test_transform_training_boxes_follow_the_object():
     """A bright square on black: wherever the augmentation puts it, its box encloses just it."""
     pixels = np.zeros((120, 160, 3), np.uint8)
     pixels[40:80, 100:140] = 255
@@ -139,14 +139,14 @@ def test_training_boxes_follow_the_object():
         np.testing.assert_allclose([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], found, atol=1.5)
 
 
-def test_small_training_sizes_are_in_proportion():
+def test_transform_small_training_sizes_are_in_proportion():
     resize, cropped = T.train_transform(128, 213).transforms[1].transforms
     assert resize.sizes == (77, 82, 87, 92, 97, 102, 108, 113, 118, 123, 128)
     assert cropped.transforms[0].sizes == (64, 80, 96)
     assert (cropped.transforms[1].min_size, cropped.transforms[1].max_size) == (61, 96)
 
 
-def test_same_seed_same_augmentation():
+def test_transform_same_seed_same_augmentation():
     results = []
     for _ in range(2):
         torch.manual_seed(7)

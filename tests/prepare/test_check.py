@@ -29,7 +29,7 @@ def harmless(report):
     return names(report) <= {"class-few", "box-tiny"}
 
 
-def test_a_good_set_has_no_errors_and_no_warnings(root):
+def test_check_a_good_set_has_no_errors_and_no_warnings(root):
     report = check(root)
     assert report.ok and harmless(report), report
     assert report.splits["train"]["images"] == 10 and report.splits["val"]["classes"] == 5
@@ -37,7 +37,7 @@ def test_a_good_set_has_no_errors_and_no_warnings(root):
     assert dino_nb.check_dataset is check_dataset
 
 
-def test_every_fault_is_described():
+def test_check_every_fault_is_described():
     for name, fault in FAULTS.items():
         assert fault.level in LEVELS and name == name.lower()
         assert fault.title and fault.consequence.endswith(".") and fault.remedy.endswith((".", "?"))
@@ -184,7 +184,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize("fault, plant", PLANTED, ids=[f"{f}-{i}" for i, (f, _) in enumerate(PLANTED)])
-def test_planted_in_the_records(root, fault, plant):
+def test_check_planted_in_the_records(root, fault, plant):
     assert fault not in check(root, images=False) or fault in ("box-tiny", "class-unused")
     edit(root, "train", plant)
     report = check(root)
@@ -196,21 +196,21 @@ def test_planted_in_the_records(root, fault, plant):
     json.loads(report.to_json())
 
 
-def test_categories_that_disagree_between_splits(root):
+def test_check_categories_that_disagree_between_splits(root):
     edit(root, "val", lambda d: [c.update(id=c["id"] % 5 + 1) for c in d["categories"]])
     finding = check(root)["categories-disagree"]
     assert finding.level == "error" and finding.count == 5
     assert "'red circle' is 2 in val and 1 in train" in str(finding)
 
 
-def test_a_class_that_the_splits_spell_differently(root):
+def test_check_a_class_that_the_splits_spell_differently(root):
     edit(root, "val", lambda d: d["categories"][0].update(name="Red_circle"))
     report = check(root)
     assert "'Red_circle' in val is spelled 'red circle' in train" in str(report["category-spelling"])
     assert report.ok and "categories-missing" not in report
 
 
-def test_another_class_under_the_same_id(root):
+def test_check_another_class_under_the_same_id(root):
     edit(root, "val", lambda d: d["categories"][0].update(name="dog"))
     report = check(root)
     assert "id 1 is 'dog' in val and 'red circle' in train" in str(report["categories-disagree"])
@@ -218,7 +218,7 @@ def test_another_class_under_the_same_id(root):
 
 
 @pytest.mark.parametrize("lacking", ["train", "val"])
-def test_class_without_boxes_in_one_split(root, lacking):
+def test_check_class_without_boxes_in_one_split(root, lacking):
     def empty_class(d):
         d["annotations"] = [a for a in d["annotations"] if a["category_id"] != 3]
 
@@ -241,7 +241,7 @@ def test_boxes_as_corners_are_detected_and_otherwise_judged_as_meant(root):
     assert names(report) - {"class-few", "box-tiny"} == {"box-xyxy"}
 
 
-def test_a_split_too_small_to_tell_follows_the_others(root, tmp_path):
+def test_check_a_split_too_small_to_tell_follows_the_others(root, tmp_path):
     def corners(d):
         for a in d["annotations"]:
             x, y, w, h = a["bbox"]
@@ -272,7 +272,7 @@ def test_boxes_as_centres_are_detected(root):
 
 
 @pytest.mark.parametrize("layout", ["xywh", "xyxy", "cxcywh"])
-def test_normalised_boxes_are_detected(root, layout):
+def test_check_normalised_boxes_are_detected(root, layout):
     def normalise(d):
         size = {i["id"]: (i["width"], i["height"]) for i in d["images"]}
         for a in d["annotations"]:
@@ -288,7 +288,7 @@ def test_normalised_boxes_are_detected(root, layout):
     assert "box-outside" not in report and "box-full-image" not in report
 
 
-def test_a_few_boxes_outside_are_not_taken_for_another_layout(root):
+def test_check_a_few_boxes_outside_are_not_taken_for_another_layout(root):
     def push(d):
         for a in d["annotations"][:4]:
             a["bbox"][0] += 200
@@ -298,7 +298,7 @@ def test_a_few_boxes_outside_are_not_taken_for_another_layout(root):
     assert "box-outside" in report and not {"box-xyxy", "box-centre", "box-normalised"} & names(report)
 
 
-def test_examples_name_file_line_and_id(root):
+def test_check_examples_name_file_line_and_id(root):
     document = read(root)
     document["annotations"][7]["bbox"] = [1, 2, 3]
     document["annotations"][7]["id"] = 4242
@@ -311,14 +311,14 @@ def test_examples_name_file_line_and_id(root):
     assert str(example).startswith(f"{LABEL['train']}:{example.line}: annotation 4242: ")
 
 
-def test_examples_are_five_and_the_count_is_all(root):
+def test_check_examples_are_five_and_the_count_is_all(root):
     edit(root, "train", lambda d: [a.update(bbox=None) for a in d["annotations"]])
     finding = check(root)["box-malformed"]
     assert finding.count == len(read(root)["annotations"]) and len(finding.examples) == 5
     assert f"and {finding.count - 5} more" in str(finding)
 
 
-def test_class_names_with_html_and_control_characters_are_neutralised(root):
+def test_check_class_names_with_html_and_control_characters_are_neutralised(root):
     evil = "<img src=x onerror=alert(1)>\x1b[2J\ud800"
     edit(root, "train", lambda d: d["categories"].append({"id": 77, "name": evil}))
     report = check(root)
@@ -326,7 +326,7 @@ def test_class_names_with_html_and_control_characters_are_neutralised(root):
     assert "\x1b" not in str(report) and str(report).encode("utf-8")
 
 
-def test_a_folder_that_is_no_cocodir(tmp_path, root):
+def test_check_a_folder_that_is_no_cocodir(tmp_path, root):
     assert "layout" in check(tmp_path / "nothing")
     assert "check that" in str(check(root.parent)["layout"])
     (root / LABEL["val"]).rename(root / "annotations" / "instances_valid2017.json")
@@ -338,7 +338,7 @@ def test_a_folder_that_is_no_cocodir(tmp_path, root):
         check(root, images="all")
 
 
-def test_a_test_split_may_have_no_boxes(root):
+def test_check_a_test_split_may_have_no_boxes(root):
     bare = {k: v for k, v in read(root, "val").items() if k != "annotations"} | {"images": []}
     (root / "annotations" / "image_info_test2017.json").write_text(json.dumps(bare))
     (root / "test2017").mkdir()
@@ -346,14 +346,14 @@ def test_a_test_split_may_have_no_boxes(root):
     assert "test" in report.splits and "no-annotations" not in report and "class-absent" not in report
 
 
-def test_raise_if_errors_names_what_is_wrong(root):
+def test_check_raise_if_errors_names_what_is_wrong(root):
     file = image_file(root, read(root))
     file.unlink()
     with pytest.raises(UserError, match=f"image-missing.*(?s:.*){file.name}.*(?s:.*)--no-check"):
         check(root).raise_if_errors()
 
 
-def test_command_line(root, capsys):
+def test_check_command_line(root, capsys):
     assert main(["check", str(root)]) == 0
     assert "train: 10 images" in capsys.readouterr().out
     image_file(root, read(root)).unlink()
@@ -366,7 +366,7 @@ def test_command_line(root, capsys):
     assert not result["ok"]
 
 
-def test_the_degenerate_boxes_of_bccd_are_found_when_planted(bccd, tmp_path):
+def test_check_the_degenerate_boxes_of_bccd_are_found_when_planted(bccd, tmp_path):
     """Two boxes of the original have no width and no height; conversion leaves them out, so they are put back."""
     root = tmp_path / "bccd"
     dino_nb.convert_dataset(bccd, root)

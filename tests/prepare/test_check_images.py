@@ -28,7 +28,7 @@ def as_bytes(image, **options):
 
 
 @pytest.mark.parametrize("images", ["full", "header", True])
-def test_missing_file(root, images):
+def test_check_images_missing_file(root, images):
     file = image_file(root, read(root))
     file.unlink()
     finding = check(root, images)["image-missing"]
@@ -37,7 +37,7 @@ def test_missing_file(root, images):
 
 
 @pytest.mark.parametrize("name", ["images/{}", "D:\\data\\{}", "../{}", "\\x\\{}"])
-def test_missing_file_that_is_there_under_another_name(root, name):
+def test_check_images_missing_file_that_is_there_under_another_name(root, name):
     file = image_file(root, read(root)).name
     edit(root, "train", lambda d: d["images"][0].update(file_name=name.format(file.upper())))
     report = check(root)
@@ -48,7 +48,7 @@ def test_missing_file_that_is_there_under_another_name(root, name):
 
 @pytest.mark.parametrize("images", ["full", "header"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_image_cut_short(root, images, kind):
+def test_check_images_image_cut_short(root, images, kind):
     file = image_file(root, read(root))
     data = as_bytes(Image.open(file), format=kind)
     file.write_bytes(data)
@@ -58,7 +58,7 @@ def test_image_cut_short(root, images, kind):
     assert finding.count == 1 and "truncated" in str(finding)
 
 
-def test_damage_in_the_middle_needs_full_decoding(root):
+def test_check_images_damage_in_the_middle_needs_full_decoding(root):
     file = image_file(root, read(root))
     data = bytearray(
         as_bytes(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)), format="PNG")
@@ -70,12 +70,12 @@ def test_damage_in_the_middle_needs_full_decoding(root):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8\xff\xe0" + b"\0" * 50, b"\x89PNG\r\n\x1a\n"])
-def test_not_an_image(root, data):
+def test_check_images_not_an_image(root, data):
     image_file(root, read(root)).write_bytes(data)
     assert "image-unreadable" in check(root)
 
 
-def test_image_made_to_exhaust_memory(root):
+def test_check_images_image_made_to_exhaust_memory(root):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -88,7 +88,7 @@ def test_image_made_to_exhaust_memory(root):
         assert "million pixels" in str(check(root, images)["image-unreadable"])
 
 
-def test_size_differs_from_the_json(root):
+def test_check_images_size_differs_from_the_json(root):
     file = image_file(root, read(root))
     image = Image.open(file)
     image.resize((image.width * 2, image.height * 2)).save(file)
@@ -98,7 +98,7 @@ def test_size_differs_from_the_json(root):
 
 
 @pytest.mark.parametrize("orientation, size_differs", [(3, False), (6, True), (8, True)])
-def test_exif_rotation(root, orientation, size_differs):
+def test_check_images_exif_rotation(root, orientation, size_differs):
     file = image_file(root, read(root))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -117,20 +117,20 @@ def test_exif_rotation(root, orientation, size_differs):
 
 
 @pytest.mark.parametrize("size", [(20, 100), (900, 100), (8100, 1100)])
-def test_extreme_images(root, size):
+def test_check_images_extreme_images(root, size):
     Image.new("RGB", size).save(image_file(root, read(root)))
     edit(root, "train", lambda d: d["images"][0].update(width=size[0], height=size[1]))
     assert f"{size[0]} x {size[1]}" in str(check(root)["image-extreme"])
 
 
-def test_unlisted_images_are_noted(root):
+def test_check_images_unlisted_images_are_noted(root):
     shutil.copy(image_file(root, read(root)), root / "train2017" / "more.jpg")
     (root / "train2017" / "notes.txt").write_text("not an image")
     finding = check(root)["image-unlisted"]
     assert finding.count == 1 and "more.jpg" in str(finding)
 
 
-def test_the_same_image_in_two_splits_and_twice_in_one(root):
+def test_check_images_the_same_image_in_two_splits_and_twice_in_one(root):
     train, val = read(root), read(root, "val")
     shutil.copy(image_file(root, train), image_file(root, val, 2, "val"))
     shutil.copy(image_file(root, train, 3), image_file(root, train, 4))
@@ -141,20 +141,20 @@ def test_the_same_image_in_two_splits_and_twice_in_one(root):
     assert report["image-duplicate-content"].count == 1
 
 
-def test_a_missing_folder_of_images(root):
+def test_check_images_a_missing_folder_of_images(root):
     shutil.rmtree(root / "val2017")
     report = check(root)
     assert "val2017" in str(report["layout"]) and report["image-missing"].count == 5
 
 
-def test_odd_names(root):
+def test_check_images_odd_names(root):
     for name in ("x" * 400 + ".jpg", "\ud800.jpg", "a\0b.jpg", ".", "sub/"):
         edit(root, "train", lambda d, name=name: d["images"][0].update(file_name=name))
         report = check(root)
         assert not report.ok and {"image-missing", "image-path-unsafe"} & {f.name for f in report.findings}, name
 
 
-def test_pipes_are_reported_and_not_waited_for(root):
+def test_check_images_pipes_are_reported_and_not_waited_for(root):
     file = image_file(root, read(root))
     file.unlink()
     os.mkfifo(file)
@@ -167,7 +167,7 @@ def test_pipes_are_reported_and_not_waited_for(root):
 @pytest.mark.parametrize(
     "name", ["x" * 300 + ".jpg", "a\0b.jpg", "\ud800.jpg", "\x1b[2J.jpg", ".", "a/", "train/../x.jpg"]
 )
-def test_odd_names_are_findings(root, name):
+def test_check_images_odd_names_are_findings(root, name):
     edit(root, "train", lambda d: d["images"][0].update(file_name=name))
     for images in ("full", False):
         report = check(root, images=images)

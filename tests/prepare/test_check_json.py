@@ -22,7 +22,7 @@ def check_with(root, data):
     return check_dataset(root, images=False, progress=False)
 
 
-def test_syntax_error_has_line_and_column(root):
+def test_check_json_syntax_error_has_line_and_column(root):
     lines = (root / LABEL["train"]).read_text().splitlines()
     lines[10] = lines[10].replace(":", "")
     report = check_with(root, "\n".join(lines).encode())
@@ -32,12 +32,12 @@ def test_syntax_error_has_line_and_column(root):
     assert not report.ok and "val" in report.splits and "train" not in report.splits
 
 
-def test_download_cut_short(root):
+def test_check_json_download_cut_short(root):
     data = (root / LABEL["train"]).read_bytes()
     assert "json-syntax" in check_with(root, data[: len(data) // 2])
 
 
-def test_json_cut_at_the_end_of_a_line(root):
+def test_check_json_json_cut_at_the_end_of_a_line(root):
     lines = (root / LABEL["train"]).read_text().splitlines(keepends=True)
     (example,) = check_with(root, "".join(lines[:5]).encode())["json-syntax"].examples
     assert example.line == 6 and "the end of the file" in str(example)
@@ -60,27 +60,27 @@ def test_json_cut_at_the_end_of_a_line(root):
         b"version https://git-lfs.github.com/spec/v1",
     ],
 )
-def test_not_json_at_all(root, data):
+def test_check_json_not_json_at_all(root, data):
     assert "json-not-json" in check_with(root, data)
 
 
 @pytest.mark.parametrize(
     "data", [b"filename,xmin", b"{'images': []}", b"{} {}", b"nul", b'{"a": ' + b"9" * 9999 + b"}"]
 )
-def test_almost_json(root, data):
+def test_check_json_almost_json(root, data):
     assert "json-syntax" in check_with(root, data)
 
 
 @pytest.mark.parametrize(
     "data", [b"[]", b"3", b"null", b'"images"', b"true", b"{}", b'[{"image_id": 1, "score": 0.5}]']
 )
-def test_other_structure(root, data):
+def test_check_json_other_structure(root, data):
     finding = check_with(root, data)["json-structure"]
     assert ("detections" in str(finding)) == (b"score" in data)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "utf-8-sig"])
-def test_wrong_encoding_is_named_and_repaired(root, encoding, tmp_path):
+def test_check_json_wrong_encoding_is_named_and_repaired(root, encoding, tmp_path):
     document = read(root)
     document["categories"][0]["name"] = "größe"
     for other in [read(root, "val")]:
@@ -94,19 +94,19 @@ def test_wrong_encoding_is_named_and_repaired(root, encoding, tmp_path):
     assert read(tmp_path / "fixed")["categories"][0]["name"] == "größe"
 
 
-def test_bad_byte_has_its_line(root):
+def test_check_json_bad_byte_has_its_line(root):
     report = check_with(root, b'{"images": [],\n"annotations": [], "x": "\xff"}')
     assert report["json-encoding"].examples[0].line == 2 and "0xff" in str(report["json-encoding"])
 
 
 @pytest.mark.parametrize("data", [b"[" * 200_000, b'{"images":' * 100_000, b'{"images": ' + b"[" * 999_999])
-def test_deep_nesting(root, data, tmp_path):
+def test_check_json_deep_nesting(root, data, tmp_path):
     assert "json-nesting" in check_with(root, data)
     with pytest.raises(UserError, match="put right by hand"):
         fix_dataset(root, tmp_path / "fixed", progress=False)
 
 
-def test_deep_nesting_inside_a_field(root, tmp_path):
+def test_check_json_deep_nesting_inside_a_field(root, tmp_path):
     document = read(root)
     nested = '{"a":' * 400 + "1" + "}" * 400
     for place in ("bbox", "image_id", "area", "id"):
@@ -115,12 +115,12 @@ def test_deep_nesting_inside_a_field(root, tmp_path):
         assert report.findings and str(report)
 
 
-def test_huge_file(root, monkeypatch):
+def test_check_json_huge_file(root, monkeypatch):
     monkeypatch.setattr(json_file, "MAX_BYTES", 100)
     assert check_with(root, b" " * 101)["json-huge"].count == 2  # train and val
 
 
-def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(root):
+def test_check_json_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(root):
     (root / LABEL["train"]).unlink()
     (root / LABEL["train"]).mkdir()
     assert "layout" in check_dataset(root, progress=False)
@@ -129,7 +129,7 @@ def test_a_folder_in_place_of_the_file_and_a_file_in_place_of_the_folder(root):
     assert "layout" in check_dataset(file, progress=False)
 
 
-def test_unusual_ids_are_warned_of_and_repaired(root, tmp_path):
+def test_check_json_unusual_ids_are_warned_of_and_repaired(root, tmp_path):
     document = read(root)
     ids = {image["id"]: value for image, value in zip(document["images"], (2**70, 10**6000, "7.0", 3.0, "x"))}
     for image in document["images"]:
@@ -217,7 +217,7 @@ REPAIRED = {
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_nothing_in_the_json_makes_the_check_fail(data, fuzzed, tmp_path_factory):
+def test_check_json_nothing_in_the_json_makes_the_check_fail(data, fuzzed, tmp_path_factory):
     root, document = fuzzed
     report = check_with(root, json.dumps(data.draw(spoilt(document))).encode())
     assert str(report) and report._repr_html_() and json.loads(report.to_json())
@@ -231,7 +231,7 @@ def test_nothing_in_the_json_makes_the_check_fail(data, fuzzed, tmp_path_factory
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=200), at=st.integers(0, 5000), cut=st.integers(0, 300))
-def test_no_bytes_make_the_check_fail(data, at, cut, fuzzed):
+def test_check_json_no_bytes_make_the_check_fail(data, at, cut, fuzzed):
     root, document = fuzzed
     good = json.dumps(document, indent=1).encode()
     assert str(check_with(root, good[:at] + data + good[at + cut :]))

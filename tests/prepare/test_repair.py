@@ -36,7 +36,7 @@ def boxes_of(document):
     return {a["id"]: a["bbox"] for a in document["annotations"]}
 
 
-def test_a_good_set_is_copied_as_it_is(root, out):
+def test_fix_a_good_set_is_copied_as_it_is(root, out):
     (root / "annotations" / "mapping.json").write_text("{}")
     fixed = fix(root, out)
     assert fixed.changes == [] and fixed.report.ok and "Nothing had to be changed" in str(fixed)
@@ -47,7 +47,7 @@ def test_a_good_set_is_copied_as_it_is(root, out):
     assert (out / "annotations" / "mapping.json").is_file()
 
 
-def test_the_original_is_not_touched(root, out):
+def test_fix_the_original_is_not_touched(root, out):
     edit(root, "train", lambda d: d["annotations"][0].update(bbox=None))
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
     fix(root, out)
@@ -104,7 +104,7 @@ def test_boxes_that_are_cut_or_removed(root, out):
     assert fixed.report.ok and not fixed.report.warnings
 
 
-def test_images_and_ids(root, out):
+def test_fix_images_and_ids(root, out):
     def plant(d):
         i, a = d["images"], d["annotations"]
         i[1]["file_name"] = "C:\\images\\" + i[1]["file_name"].upper()
@@ -128,7 +128,7 @@ def test_images_and_ids(root, out):
     assert not (out / "train2017" / good["images"][0]["file_name"]).exists()
 
 
-def test_text_ids_become_integers(root, out):
+def test_fix_text_ids_become_integers(root, out):
     def plant(d):
         for image in d["images"]:
             image["id"] = f"image {image['id']}"
@@ -146,7 +146,7 @@ def test_text_ids_become_integers(root, out):
     ]
 
 
-def test_categories_are_joined_by_name(root, out):
+def test_fix_categories_are_joined_by_name(root, out):
     good = read(root, "val")
 
     def shuffle(d):
@@ -168,7 +168,7 @@ def test_categories_are_joined_by_name(root, out):
     ]
 
 
-def test_resized_images_take_their_boxes_along(root, out):
+def test_fix_resized_images_take_their_boxes_along(root, out):
     file = image_file(root, read(root))
     image = Image.open(file)
     image.resize((image.width * 2, image.height * 2)).save(file)
@@ -215,7 +215,7 @@ def test_boxes_move_with_images_that_were_made_smaller(root, out):
         np.testing.assert_allclose(b["bbox"], np.array(a["bbox"]) / 2, atol=0.6)
 
 
-def test_links_out_of_the_set_are_not_followed(root, out, tmp_path):
+def test_fix_links_out_of_the_set_are_not_followed(root, out, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     (root / "notes.txt").symlink_to(tmp_path / "secret.txt")
     (root / "annotations" / "more.json").symlink_to(tmp_path / "secret.txt")
@@ -229,7 +229,7 @@ def test_links_out_of_the_set_are_not_followed(root, out, tmp_path):
     assert str(fixed).count("link to a file outside of the data set") == 2
 
 
-def test_crowds_written_as_text_and_boxes_from_polygons(root, out):
+def test_fix_crowds_written_as_text_and_boxes_from_polygons(root, out):
     def plant(d):
         a = d["annotations"]
         a[0]["iscrowd"], a[1]["iscrowd"], a[2]["iscrowd"] = "0", "1", None
@@ -244,7 +244,7 @@ def test_crowds_written_as_text_and_boxes_from_polygons(root, out):
     assert fixed.report.ok and not fixed.report.warnings
 
 
-def test_polygons_are_pixels_whatever_the_layout_of_the_boxes(root, out):
+def test_fix_polygons_are_pixels_whatever_the_layout_of_the_boxes(root, out):
     def plant(d):
         for a in d["annotations"]:
             x, y, w, h = a["bbox"]
@@ -257,7 +257,7 @@ def test_polygons_are_pixels_whatever_the_layout_of_the_boxes(root, out):
     assert boxes_of(read(out)) == good
 
 
-def test_a_disk_that_cannot_be_written_is_a_sentence(root, out, monkeypatch):
+def test_fix_a_disk_that_cannot_be_written_is_a_sentence(root, out, monkeypatch):
     for code, words in ((errno.ENOSPC, "its disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permissions")):
 
         def refuse(*_, code=code):
@@ -292,7 +292,7 @@ def test_boxes_drawn_before_the_exif_rotation_are_turned(root, out, orientation)
     assert (shown == 255).sum() == 3 * w * h
 
 
-def test_a_leaked_image_leaves_training(root, out):
+def test_fix_a_leaked_image_leaves_training(root, out):
     train, val = read(root), read(root, "val")
     shutil.copy(image_file(root, val, 1, "val"), image_file(root, train, 4))
     edit(root, "train", lambda d: d["images"][4].update({k: val["images"][1][k] for k in ("width", "height")}))
@@ -302,14 +302,14 @@ def test_a_leaked_image_leaves_training(root, out):
     assert [c.fault for c in fixed.changes][:1] == ["split-leak"]
 
 
-def test_what_a_person_must_decide(root, out):
+def test_fix_what_a_person_must_decide(root, out):
     edit(root, "train", lambda d: d["categories"].append({"id": 1, "name": "dog"}))
     with pytest.raises(UserError, match="category 1 is dog and red circle"):
         fix(root, out)
     assert not out.exists() and list(out.parent.glob(".fixed*")) == []
 
 
-def test_out_must_be_new_and_elsewhere(root, out):
+def test_fix_out_must_be_new_and_elsewhere(root, out):
     out.mkdir()
     (out / "precious.txt").write_text("mine")
     for bad, words in ((out, "exists already"), (root / "fixed", "in, or around"), (root, "exists already")):
@@ -318,7 +318,7 @@ def test_out_must_be_new_and_elsewhere(root, out):
     assert (out / "precious.txt").read_text() == "mine"
 
 
-def test_an_interrupted_repair_leaves_nothing(root, out, monkeypatch):
+def test_fix_an_interrupted_repair_leaves_nothing(root, out, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -328,7 +328,7 @@ def test_an_interrupted_repair_leaves_nothing(root, out, monkeypatch):
     assert sorted(p.name for p in out.parent.iterdir()) == ["set"]
 
 
-def test_command_line(root, out, capsys):
+def test_fix_command_line(root, out, capsys):
     edit(root, "train", lambda d: d["annotations"][0].update(bbox=None))
     assert main(["check", str(root), "--fix", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
