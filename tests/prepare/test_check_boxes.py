@@ -16,7 +16,7 @@ def random_boxes(rng, n, largest=1.0, smallest=0.01):
 
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**32), n=st.integers(0, 60), largest=st.floats(0.02, 1))
-def test_boxes_good_boxes_are_never_taken_for_another_layout(seed, n, largest):
+def test_boxes_that_are_good_are_never_taken_for_another_layout(seed, n, largest):
     boxes, sizes = random_boxes(np.random.default_rng(seed), n, largest)
     assert guess_layout(boxes, sizes) == ("xywh", False)
     assert guess_layout(boxes, np.full_like(sizes, np.nan)) == ("xywh", False)
@@ -82,7 +82,7 @@ def test_duplicates_are_those_of_a_comparison_of_all_with_all(seed, n, crowd):
         assert near[j] == (alike[0] if alike and not same else j)
 
 
-def test_boxes_thousands_of_boxes_in_one_image_take_no_time():
+def test_boxes_by_the_thousand_in_one_image_take_no_time():
     rng = np.random.default_rng(0)
     boxes = np.concatenate([rng.uniform(0, 1000, (30_000, 2)), rng.uniform(5, 50, (30_000, 2))], 1)
     boxes[20_000:] = boxes[:10_000] + 0.01

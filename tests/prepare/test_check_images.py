@@ -48,7 +48,7 @@ def test_check_images_missing_file_that_is_there_under_another_name(root, name):
 
 @pytest.mark.parametrize("images", ["full", "header"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_check_images_image_cut_short(root, images, kind):
+def test_check_images_cut_short(root, images, kind):
     file = image_file(root, read(root))
     data = as_bytes(Image.open(file), format=kind)
     file.write_bytes(data)
@@ -75,7 +75,7 @@ def test_check_images_not_an_image(root, data):
     assert "image-unreadable" in check(root)
 
 
-def test_check_images_image_made_to_exhaust_memory(root):
+def test_check_images_made_to_exhaust_memory(root):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

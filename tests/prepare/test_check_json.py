@@ -37,7 +37,7 @@ def test_check_json_download_cut_short(root):
     assert "json-syntax" in check_with(root, data[: len(data) // 2])
 
 
-def test_check_json_json_cut_at_the_end_of_a_line(root):
+def test_check_json_cut_at_the_end_of_a_line(root):
     lines = (root / LABEL["train"]).read_text().splitlines(keepends=True)
     (example,) = check_with(root, "".join(lines[:5]).encode())["json-syntax"].examples
     assert example.line == 6 and "the end of the file" in str(example)
