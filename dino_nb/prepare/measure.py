@@ -128,7 +128,7 @@ def _fit(row, size, scale, stored, orientation, dropped, changed):
     row.boxes, row.size, row.layout = kept, size, "xyxy"
 
 
-def _merged(source, images):
+def _merged(source: Source, images: list[ImageRow]) -> list[ImageRow]:
     """One row for each file and split: two annotation files may describe the same image, or be copies."""
     merged: dict[tuple, ImageRow] = {}
     repeated = 0

@@ -16,6 +16,7 @@ _ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*(\n|$)")
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "names.txt")
 _IMAGE_FOLDERS = ("images", "imgs", "img", "jpegimages", "obj_train_data")
 _LOOK_AT = 40  # label files that are looked at to tell the format
+_LONGEST_YAML = 1_000_000  # characters; YAML is read slowly
 _SLACK = 0.02  # beyond 0..1 that rounding excuses in a box
 _FAR = 1.0  # beyond 0..1 that a polygon or an oriented box may reach over the border
 
@@ -89,6 +90,8 @@ def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
     if len(yamls) > 1:
         source.note(f"{len(yamls)} YAML files name classes; {key} is used.")
     text = source.text(key) or ""
+    if len(text) > _LONGEST_YAML:
+        raise UserError(f"{key}: {len(text):,} characters are too many for a YAML file of classes.")
     if tag := re.search(r"!!?(python|<)", text):
         raise UserError(f"{key}:{text.count(chr(10), 0, tag.start()) + 1}: refused, since it asks to run code.")
     try:
