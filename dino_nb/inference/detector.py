@@ -271,7 +271,7 @@ class Detector:
             found = found if options.nms is None else suppress(found, options.nms)
             scores, labels, boxes = (found[key].cpu() for key in ("scores", "labels", "boxes"))
             index = ((scores >= options.threshold) & options.used[labels]).nonzero().flatten()[: options.max_detections]
-            yield Result(scores[index], labels[index], boxes[index], self.class_names, source)
+            yield Result(scores[index], labels[index], boxes[index], self.class_names, source, options.threshold)
 
     def _look(self, images: list[Image.Image], keep: int, scale: float, mirror: bool, options: _Options) -> list[Found]:
         """What one look at each image finds, its slices included."""

@@ -52,6 +52,7 @@ class Result:
             (a box may reach over the border).
         names: n class names.
         class_names: a name for every output (None for outputs without a class).
+        threshold: the score below which nothing was kept.
         size: (width, height) of the upright image in pixels.
         name: a file name for the image. path: its file, or None. source: the path or URL it came from, or None.
         frame, time: number and seconds of a video's frame, or None.
@@ -65,9 +66,10 @@ class Result:
         boxes: torch.Tensor,
         class_names: Sequence[str | None],
         source: SourceImage,
+        threshold: float = 0.0,
     ) -> None:
         self.scores, self.labels, self.boxes = scores, labels, boxes
-        self.class_names = class_names
+        self.class_names, self.threshold = class_names, threshold
         self.size = source.image.size
         self.name, self.path, self.source = source.name, source.path, source.source
         self.frame, self.time = source.frame, source.time
@@ -133,7 +135,9 @@ class Result:
             keep &= self.scores.cpu() >= threshold
         if classes is not None:
             keep &= torch.isin(self.labels.cpu(), torch.tensor(class_numbers(classes, self.class_names)))
-        return self.take(keep.nonzero().flatten()[:max_detections])
+        kept = self.take(keep.nonzero().flatten()[:max_detections])
+        kept.threshold = max(self.threshold, threshold or 0.0)
+        return kept
 
     def take(self, index: torch.Tensor) -> "Result":
         """A new result of the detections at ``index``, ``(m,)`` int64 or ``(n,)`` bool."""
@@ -277,6 +281,12 @@ class Results(list[Result]):
     def __init__(self, results: Iterable[Result] = (), skipped: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(results)
         self.skipped = list(skipped)
+
+    def filter(
+        self, threshold: float | None = None, classes: Classes | None = None, max_detections: int | None = None
+    ) -> "Results":
+        """``Result.filter`` of every image."""
+        return Results((result.filter(threshold, classes, max_detections) for result in self), self.skipped)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The tables of all results in one."""

@@ -44,6 +44,7 @@ class Judged:
         taken: ``(n,)``: the object that a detection takes (numbered in its image), -1 none, -2 a crowd.
         truth_starts, truth_labels, crowd: the same of the annotations.
         found_at: ``(m,)`` score of the detection that takes an object, -1 where none does.
+        floor: the score below which no detection was kept: lower thresholds change nothing.
     """
 
     data: CocoDataset
@@ -58,6 +59,7 @@ class Judged:
     truth_labels: NDArray
     crowd: NDArray
     found_at: NDArray
+    floor: float = FLOOR
 
     def rates(self, threshold: float, classes: Sequence[str] = ()) -> dict[str, float]:
         """``precision``, ``recall``, ``f1`` over the whole split at ``threshold``, of ``classes`` (default: all); -1
@@ -71,7 +73,7 @@ class Judged:
     def curves(self, classes: Sequence[str] = ()) -> dict[str, NDArray]:
         """``threshold``, ``precision``, ``recall`` and ``f1``, each ``(100,)``, from the lowest kept score to 1."""
         certain, right, objects = self._counted(classes)
-        thresholds = np.linspace(FLOOR, 1, 100)
+        thresholds = np.linspace(self.floor, 1, 100)
         order = np.argsort(certain)
         kept = len(certain) - np.searchsorted(certain[order], thresholds)  # detections at each threshold
         hits = np.append(np.cumsum(right[order][::-1])[::-1], 0)[len(certain) - kept]
@@ -181,8 +183,9 @@ def judge(
             f"{data.annotation_file} lists no images" + ("." if isinstance(detector, Detector) else " of these.")
         )
     empty = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 4))
-    found = {}
+    found, floor = {}, FLOOR
     for result in results:
+        floor = max(floor, result.threshold)
         labels = np.array([number[name] for name in result.names], np.int64)
         values = (result.scores.cpu().numpy().astype(float), labels, result.boxes.cpu().numpy().astype(float))
         found[Path(str(result.path)).resolve()] = values
@@ -200,7 +203,19 @@ def judge(
     scores, labels, boxes, taken, truth, crowd, found_at = (np.concatenate(column) for column in columns)
     boxes = boxes.astype(np.float32)
     return Judged(
-        data, list(paths.values()), names, starts[0], scores, labels, boxes, taken, starts[1], truth, crowd, found_at
+        data,
+        list(paths.values()),
+        names,
+        starts[0],
+        scores,
+        labels,
+        boxes,
+        taken,
+        starts[1],
+        truth,
+        crowd,
+        found_at,
+        floor,
     )
 
 

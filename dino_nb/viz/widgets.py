@@ -130,7 +130,8 @@ class _Detected(Scene):
         self.results: dict[int, Result] = {}  # without their images, of which only the last few are kept, reduced
         self.image = lru_cache(maxsize=8)(self._image)
         top = {"value": min(max_detections, 300), "min": 1, "max": 300, "description": "max detections", **WIDE}
-        controls = _controls(threshold, list(self.colors))
+        floor = max([FLOOR, *(leaf.threshold for leaf in found if isinstance(leaf, Result))])
+        controls = _controls(threshold, list(self.colors), floor)
         first = {"threshold": controls.pop("threshold"), "max_detections": ("IntSlider", top)}
         self.controls = first | controls
 
@@ -174,7 +175,8 @@ class _Judged(Scene):
         first = next(iter(judged.values()))
         self.count = len(first.indices)
         self.colors = class_colors(name for one in judged.values() for name in one.names)
-        self.controls = _controls(threshold, list(self.colors), errors=True)
+        floor = max(one.floor for one in judged.values())
+        self.controls = _controls(threshold, list(self.colors), floor, errors=True)
 
     def shown(
         self, index: int, threshold: float, errors: bool, labels: bool, scores: bool, classes: Sequence[str]
@@ -230,13 +232,13 @@ class _Judged(Scene):
 
 
 def _controls(
-    threshold: float, names: Sequence[str | None], errors: bool = False
+    threshold: float, names: Sequence[str | None], floor: float = FLOOR, errors: bool = False
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     known = [name for name in dict.fromkeys(names) if name is not None]
-    slider = {"min": FLOOR, "max": 1.0, "step": 0.01, "description": "threshold", **WIDE}
+    slider = {"min": floor, "max": 1.0, "step": 0.01, "description": "threshold", **WIDE}
     check = {"indent": False}
     controls: dict[str, tuple[str, dict[str, Any]]] = {
-        "threshold": ("FloatSlider", {"value": max(FLOOR, threshold), **slider})
+        "threshold": ("FloatSlider", {"value": max(floor, threshold), **slider})
     }
     if errors:
         controls["errors"] = ("Checkbox", {"value": False, "description": "only images with errors", **check})

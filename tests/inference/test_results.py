@@ -203,6 +203,12 @@ def test_save_labels_come_back_through_convert(detector, folder, tmp_path, forma
             np.testing.assert_allclose(box, want.boxes[want.names.index(name)], atol=0.02)
 
 
+def test_results_filter_every_image(detector, folder):
+    results = detector.predict(folder / "b", threshold=0.05).filter(0.7)
+    assert [r.names for r in results] == [["cat"], ["cat"]] and results[0].threshold == 0.7
+    assert results.skipped == []
+
+
 def test_save_labels_says_what_is_wrong(detector, folder, tmp_path):
     results = detector.predict([folder / "a"])
     with pytest.raises(UserError, match="Did you mean 'labelme'"):

@@ -275,6 +275,17 @@ def test_compare_takes_results(sample):
         compare([], sample)
 
 
+def test_view_of_results_goes_no_lower_than_they_do(sample):
+    """Below the threshold that results were made with, rates would be wrong and stay as they are."""
+    detector = Detector(FakeModel(["red circle", None, "dog"]), "cpu")
+    results = detector.predict(sample / "val2017", threshold=0.05)
+    assert compare(results, sample).controls["threshold"].min == 0.05
+    results = [result.filter(0.4) for result in results]
+    assert compare(results, sample).controls["threshold"].min == 0.4
+    assert explore(results).controls["threshold"].min == 0.4
+    assert compare(results, sample).scene.judged["detected"].curves()["threshold"][0] == 0.4
+
+
 def test_compare_of_an_unreadable_image_goes_on(sample, tmp_path):
     shutil.copytree(sample, tmp_path / "copy")
     first = sorted((tmp_path / "copy" / "val2017").iterdir())[0]
