@@ -98,6 +98,8 @@ def export_results(
 
 
 def _read_results(path: Path) -> list:
+    if not path.is_file():
+        raise UserError(f"there is no file of detections {path}.")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -481,6 +482,16 @@ def test_byte_order_marks_are_read(tmp_path, writer, encoding):
     convert(src, tmp_path / "o")
     found = read_back(tmp_path / "o")
     assert found.keys() == PLAIN.keys() and all([b[0] for b in boxes] == ["cat", "dog"] for boxes in found.values())
+
+
+@pytest.mark.parametrize("writer", ["coco", "csv", "labelme", "cvat", "voc"])
+def test_names_with_accents_as_macos_writes_them(tmp_path, writer):
+    dataset = {f"caf\u00e9 {i}.png": boxes for i, boxes in enumerate(PLAIN.values())}
+    src = source(tmp_path / "s", dataset, writer)
+    for path in (src / "images").iterdir():
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    convert(src, tmp_path / "o")
+    assert len(read_back(tmp_path / "o")) == 4
 
 
 def test_csv_first_row_without_a_box(tmp_path):

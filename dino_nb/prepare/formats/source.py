@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Source:
         self._by_name: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
         for key in self.images:
-            name = posixpath.basename(key).lower()
+            name = _plain(posixpath.basename(key))
             self._by_name.setdefault(name, []).append(key)
             self._by_stem.setdefault(posixpath.splitext(name)[0], []).append(key)
 
@@ -227,7 +228,7 @@ class Source:
     def images_named(self, name: str, near: str = "", split: str | None = None) -> list[str]:
         """Keys of the images that fit best, as `find_image`: none, one, or several that fit equally."""
         parts = [p for p in str(name).replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
-        base = parts[-1].lower() if parts else ""
+        base = _plain(parts[-1]) if parts else ""
         found = self._by_name.get(base) or self._by_stem.get(base)
         if not found and is_image(base):  # the same image saved as another kind of file
             found = self._by_stem.get(posixpath.splitext(base)[0])
@@ -269,6 +270,11 @@ def told(key: str, text: object, line: int | None) -> tuple[str, str]:
     """Place and sentence of something wrong with a JSON file: its line goes to the front."""
     text = re.sub(r"^line \d+, (byte \d+: )?", "", str(text)).rstrip(".")
     return f"{key}:{line}" if line else key, f"{text}."
+
+
+def _plain(name: str) -> str:
+    """A file name to be compared: case does not count, nor how a disk composes accents (macOS does it its own way)."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def _is_regular(path):
