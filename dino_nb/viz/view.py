@@ -7,6 +7,7 @@ import base64
 import html
 import importlib
 import io
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -69,15 +70,8 @@ class View:
             widgets: Any = importlib.import_module("ipywidgets")
         except ImportError:
             widgets = None
-        place = {
-            "value": 1,
-            "min": 1,
-            "max": scene.count,
-            "description": scene.unit,
-            "continuous_update": False,
-            **WIDE,
-        }
-        self.position = _make(widgets, "IntSlider", place)
+        place = {"value": 1, "min": 1, "max": scene.count, "description": scene.unit, "continuous_update": False}
+        self.position = _make(widgets, "IntSlider", place | WIDE)
         self.controls = {name: _make(widgets, kind, options) for name, (kind, options) in scene.controls.items()}
         self.widget = self._lay_out(widgets) if widgets else None
         self._update()
@@ -88,6 +82,9 @@ class View:
             if name not in self.controls:
                 known = ", ".join(self.controls)
                 raise UserError(f"there is no control {name!r}.{did_you_mean(name, self.controls)} There are: {known}.")
+        for name in values.get("classes", ()):
+            if name not in (known := self.controls["classes"].options):
+                raise UserError(f"there is no class {name!r}.{did_you_mean(name, known)}")
         if index is not None and not 0 <= index < self.scene.count:
             raise UserError(f"there is no image {index}: they go from 0 to {self.scene.count - 1}.")
         self._busy = True
@@ -151,7 +148,7 @@ class View:
             button.on_click(lambda _, by=by: self.step(by))
             button.add_class("dino-back" if by < 0 else "dino-forward")
             steps.append(button)
-        for control in (self.position, *self.controls.values()):
+        for control in [self.position, *self.controls.values()]:
             control.observe(self._changed, names="value")
         rows = [widgets.HBox([self.position, *steps])] if self.scene.count > 1 else []
         checks = [control for control in self.controls.values() if isinstance(control, widgets.Checkbox)]
@@ -179,8 +176,9 @@ class View:
         """Two outputs: the image for a notebook that is opened again, hidden while the widgets live, and these."""
         display = importlib.import_module("IPython.display").display
         pixels = base64.b64encode(encoded(self.image)).decode("ascii")
-        still = _STILL.replace("KEY", self._key).replace("IMAGE", pixels).replace("CAPTION", self.caption)
-        display({"text/html": still.replace("SUMMARY", self.summary), "text/plain": repr(self)}, raw=True)
+        parts = {"KEY": self._key, "IMAGE": pixels, "CAPTION": self.caption, "SUMMARY": self.summary}
+        still = re.sub("|".join(parts), lambda match: parts[match[0]], _STILL)
+        display({"text/html": still, "text/plain": repr(self)}, raw=True)
         if self.widget is not None:
             mime = "application/vnd.jupyter.widget-view+json"
             model = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}

@@ -121,6 +121,17 @@ def test_view_works_without_ipywidgets(detector, images, displayed, monkeypatch)
         view.set(treshold=0.5)
     with pytest.raises(UserError, match="no image 9"):
         view.set(9)
+    for one in (view, with_widgets):
+        with pytest.raises(UserError, match=r"no class 'doge'\. Did you mean 'dog'"):
+            one.set(classes=["doge"])
+
+
+def test_view_shows_names_as_they_are(images, displayed, tmp_path):
+    """Words that the page's template uses may be names of files and classes."""
+    images[0].save(tmp_path / "IMAGE_KEY_SUMMARY.png")
+    explore(Detector(FakeModel(["CAPTION", None, "dog"]), "cpu"), tmp_path)._ipython_display_()
+    page = displayed[0]["text/html"]
+    assert "<b>IMAGE_KEY_SUMMARY.png</b>" in page and "1 CAPTION" in page
 
 
 def test_explore_keeps_no_full_size_images(detector, tmp_path, monkeypatch):
