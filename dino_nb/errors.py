@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-_MAX_LINE, _MAX_LINES = 3000, 200
+_MAX_LINE, _MAX_LINES = 3000, 400
 _KEYWORDS = {"fix": "fix_dataset", "no_check": "check=False"}  # what a flag is called in Python, if not as the flag
 _KEYWORDS |= {name: f"{name}=True" for name in ("overwrite", "skip_bad", "resplit", "scale_boxes")}
 
