@@ -42,7 +42,7 @@ def refused(archive, tmp_path):
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_files_arrive_and_junk_does_not(tmp_path, make):
+def test_extract_leaves_out_junk(tmp_path, make):
     entries = {"a/b/c.txt": b"text", "./d.bin": bytes(1000), "__MACOSX/a/._c.txt": b"junk", "a/.DS_Store": b"junk"}
     archive = make(tmp_path / "set.x", entries)
     assert is_archive(archive) and not is_archive(tmp_path)
@@ -55,7 +55,7 @@ def test_files_arrive_and_junk_does_not(tmp_path, make):
 @pytest.mark.parametrize(
     "name", ["../evil.txt", "a/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:\\evil.txt", "C:/evil.txt"]
 )
-def test_no_path_escapes(tmp_path, make, name):
+def test_extract_lets_no_path_escape(tmp_path, make, name):
     archive = make(tmp_path / "evil.x", {"fine.txt": b"1", name: b"2"})
     assert "outside" in refused(archive, tmp_path)
 
@@ -82,7 +82,7 @@ def test_bombs_are_refused_before_they_fill_the_disk(tmp_path, make):
     assert sum(p.stat().st_size for p in (tmp_path / "deep").rglob("*.bmp")) <= 16 << 20
 
 
-def test_a_lying_size_does_not_help_a_bomb(tmp_path):
+def test_extract_believes_no_announced_size(tmp_path):
     archive = make_zip(tmp_path / "lies.zip", {"a.bmp": bytes(30 << 20)})
     data = archive.read_bytes().replace((30 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little"))
     archive.write_bytes(data)
@@ -148,7 +148,7 @@ def test_corrupt_lzma_is_damage(tmp_path):
     assert "damaged" in refused(archive, tmp_path)
 
 
-def test_only_a_cocodir_is_kept_and_restored(tmp_path):
+def test_pack_and_restore_take_a_cocodir_only(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="no COCODIR"):
         pack(tmp_path / "other", tmp_path / "x.zip", progress=False)

@@ -87,7 +87,7 @@ def test_bccd_there_and_back(bccd, tmp_path):
 # --- splits ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_hundred_images_and_one_json(tmp_path):
+def test_convert_divides_two_hundred_images_of_one_json(tmp_path):
     dataset = {f"{i:03}.png": (SIZE, [("cat" if i % 3 else "dog", 1, 1, 9, 9)]) for i in range(200)}
     report = convert(source(tmp_path / "s", dataset), tmp_path / "a")
     assert [n["images"] for n in report.splits.values()] == [160, 40] and report.own_split
@@ -99,7 +99,7 @@ def test_two_hundred_images_and_one_json(tmp_path):
     assert report.splits["val"]["images"] == 100
 
 
-def test_a_class_only_in_the_given_val_is_told_and_kept(tmp_path):
+def test_class_only_in_the_given_val_is_told_and_kept(tmp_path):
     src = split_source(tmp_path / "s", {"train/a.png": ["cat"], "train/b.png": ["cat"], "valid/c.png": ["cat", "yak"]})
     report = convert(src, tmp_path / "o")
     assert report.classes["yak"] == {"train": 0, "val": 1} and not report.own_split
@@ -108,14 +108,14 @@ def test_a_class_only_in_the_given_val_is_told_and_kept(tmp_path):
     assert report.own_split and report.classes["yak"] == {"train": 1, "val": 0}
 
 
-def test_only_train_given_means_val_is_taken_from_it_and_test_stays(tmp_path):
+def test_val_is_taken_from_train_where_it_is_not_given_and_test_stays(tmp_path):
     images = {f"train/{i}.png": ["cat"] for i in range(10)} | {"test/x.png": ["cat"]}
     report = convert(split_source(tmp_path / "s", images), tmp_path / "o")
     assert {s: n["images"] for s, n in report.splits.items()} == {"train": 8, "val": 2, "test": 1}
     assert "2 images were taken from train" in str(report)
 
 
-def test_the_same_image_is_never_on_both_sides(tmp_path):
+def test_same_image_is_never_on_both_sides(tmp_path):
     src = split_source(tmp_path / "s", {f"train/{i}.png": ["cat"] for i in range(4)} | {"val/x.png": ["cat"]})
     (src / "images/val/x.png").write_bytes((src / "images/train/2.png").read_bytes())
     report = convert(src, tmp_path / "o")
@@ -130,7 +130,7 @@ def test_the_same_image_is_never_on_both_sides(tmp_path):
     assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 10
 
 
-def test_nothing_to_learn_is_an_error(tmp_path):
+def test_source_without_boxes_is_an_error(tmp_path):
     src = source(tmp_path / "s", {"a.png": (SIZE, []), "b.png": (SIZE, [("cat", 5, 5, 5, 9)])})
     assert "no usable box" in faults(src, tmp_path)
 
@@ -180,7 +180,7 @@ def test_boxes_of_the_stored_image_follow_its_exif_orientation(tmp_path, orienta
     assert "EXIF" in str(report)
 
 
-def test_a_wrong_annotated_size_is_told_and_boxes_may_be_scaled(tmp_path):
+def test_wrong_annotated_size_is_told_and_boxes_may_be_scaled(tmp_path):
     src = source(tmp_path / "s", {f"{i}.png": ((128, 96), [("cat", 20, 20, 60, 80)]) for i in range(2)})
     assert "0.png is 64 x 48, annotated as 128 x 96" in str(convert(src, tmp_path / "a"))
     convert(src, tmp_path / "b", scale_boxes=True)
@@ -198,7 +198,7 @@ def test_unreadable_images_are_named(tmp_path):
 # --- what is written ------------------------------------------------------------------------------------------------
 
 
-def test_two_runs_give_the_same_bytes_wherever(tmp_path):
+def test_convert_gives_the_same_bytes_wherever(tmp_path):
     src = make_sample(tmp_path / "src", 8, 0, format="voc")
     for name in ("a", "b"):
         convert(src, tmp_path / name / "coco", link="copy")
@@ -245,7 +245,7 @@ def test_refuses_to_overwrite_unless_told(tmp_path):
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, interrupt):
+def test_interrupted_convert_leaves_nothing(tmp_path, monkeypatch, interrupt):
     src, out = source(tmp_path / "s"), tmp_path / "o"
     convert(src, out)
     before, calls = digest(out), []
@@ -265,7 +265,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, interrupt):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["o", "s"]
 
 
-def test_an_output_folder_inside_the_source_is_not_read(tmp_path):
+def test_output_folder_inside_the_source_is_not_read(tmp_path):
     src = source(tmp_path / "s")
     convert(src, src / "coco")
     before = digest(src / "coco")

@@ -233,7 +233,7 @@ def test_train_and_val_folders_of_the_same_bytes_say_so(tmp_path):
     assert convert(src, tmp_path / "o", resplit=True).own_split
 
 
-def test_no_val_split_possible_is_said(tmp_path):
+def test_split_without_val_is_said(tmp_path):
     src = source(tmp_path / "s", {"a.png": (SIZE, [("cat", 1, 1, 9, 9)])}, classes=["cat"])
     assert "there is no val split" in str(convert(src, tmp_path / "o"))
 
@@ -286,7 +286,7 @@ def test_coco_images_whose_boxes_are_all_faulty_are_no_background(tmp_path):
     assert "1 images whose boxes were all faulty are left out" in str(report)
 
 
-def test_no_usable_box_says_why(tmp_path):
+def test_source_without_a_usable_box_says_why(tmp_path):
     src = source(tmp_path / "s", {"a.png": (SIZE, [("cat", 5, 5, 5, 9)]), "b.png": (SIZE, [("cat", 9, 9, 4, 12)])})
     text = faults(src, tmp_path)
     assert "no usable box" in text and "1 has no width, such as images/a.png" in text
@@ -555,7 +555,7 @@ def test_yolo_names_that_differ_in_case_keep_their_own_labels(tmp_path):
     assert {n: b[0][0] for n, b in read_back(tmp_path / "o").items()} == {"a.png": "cat", "A.png": "dog"}
 
 
-def test_a_tools_file_taken_for_anothers_is_a_fault(tmp_path):
+def test_tools_file_taken_for_anothers_is_a_fault(tmp_path):
     for format, document in (("labelme", {"imageData": None}), ("supervisely", {"classTitle": 1})):
         put_images(tmp_path / format, ["p0.png"])
         put(tmp_path / format / "p0.json", document)

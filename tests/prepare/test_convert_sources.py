@@ -40,7 +40,7 @@ def test_zip_and_tar_give_what_their_folder_gives(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_json_beside_a_folder_of_images_elsewhere(tmp_path):
+def test_json_beside_a_folder_of_images_elsewhere(tmp_path):
     put_images(tmp_path / "photos", PLAIN)
     labels = put(tmp_path / "labels" / "my.json", coco_dict(PLAIN, ["cat", "dog"]))
     assert "--images" in faults(labels, tmp_path)
@@ -50,7 +50,7 @@ def test_a_json_beside_a_folder_of_images_elsewhere(tmp_path):
         convert(labels, tmp_path / "p", images=tmp_path / "fotos")
 
 
-def test_a_yaml_and_its_labels_beside_another_yaml(tmp_path):
+def test_yaml_and_its_labels_beside_another_yaml(tmp_path):
     src = source(tmp_path / "s", writer="yolo")
     put(src / "first.yaml", "names: [one]\n")
     chosen = put(src / "second.yaml", "names: [katze, hund]\n")
@@ -73,7 +73,7 @@ def test_images_without_annotation_are_told(tmp_path):
     assert "1 images are in no annotation file and are left out: images/extra.png" in str(convert(src, tmp_path / "o"))
 
 
-def test_a_drive_link(tmp_path, fake_drive):
+def test_drive_link_is_downloaded_and_read(tmp_path, fake_drive):
     from tests.fake_drive import File
 
     src = source(tmp_path / "s")
@@ -87,13 +87,13 @@ def test_a_drive_link(tmp_path, fake_drive):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_missing_source_offers_the_nearest(tmp_path):
+def test_missing_source_offers_the_nearest(tmp_path):
     source(tmp_path / "images")
     with pytest.raises(UserError, match="Did you mean 'images'"):
         convert(tmp_path / "imges", tmp_path / "o")
 
 
-def test_a_png_header_of_enormous_size_is_refused(tmp_path):
+def test_png_header_of_enormous_size_is_refused(tmp_path):
     from tests.data.test_images import _png_header
 
     src = source(tmp_path / "s")
@@ -146,7 +146,7 @@ def test_results_of_a_source_without_ids_get_file_and_class_names(tmp_path):
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command(tmp_path, capsys):
+def test_convert_command(tmp_path, capsys):
     src = str(source(tmp_path / "s"))
     out = str(tmp_path / "o")
     assert main(["convert", src, out, "--val-fraction", "0.5", "--json"]) == 0

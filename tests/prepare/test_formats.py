@@ -51,7 +51,7 @@ def test_random_sets_survive_every_format(tmp_path, writer, data):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_the_format_is_found_and_may_be_said(tmp_path, writer):
+def test_format_is_found_and_may_be_said(tmp_path, writer):
     put_images(tmp_path / "s" / "images", PLAIN)
     WRITERS[writer](tmp_path / "s", PLAIN, ["cat", "dog"])
     found = convert(tmp_path / "s", tmp_path / "a")

@@ -61,7 +61,7 @@ def test_roboflow_splits_and_placeholder_class(tmp_path):
     assert "has the id" not in str(report)
 
 
-def test_a_placeholder_class_with_annotations_stays(tmp_path):
+def test_placeholder_class_with_annotations_stays(tmp_path):
     report = convert(roboflow(tmp_path / "s", placeholder_used=True), tmp_path / "o")
     assert list(report.classes) == ["cells", "RBC", "WBC"]
 

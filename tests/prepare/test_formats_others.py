@@ -149,7 +149,7 @@ def test_same_name_in_two_folders_needs_a_path(tmp_path):
     assert [(i["file_name"], i["original_file"]) for i in images] == [("x.png", "a/x.png"), ("b_x.png", "b/x.png")]
 
 
-def test_no_annotations_at_all_lists_what_is_there(tmp_path):
+def test_source_without_annotations_lists_what_is_there(tmp_path):
     put_images(tmp_path / "s", ["p0.png", "p1.png"])
     (tmp_path / "s" / "notes.md").write_text("hello")
     text = faults(tmp_path / "s", tmp_path)

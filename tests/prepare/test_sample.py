@@ -18,12 +18,12 @@ def _digest(folder):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_two_runs_give_the_same_bytes_and_seeds_differ(tmp_path, format):
+def test_sample_gives_the_same_bytes_and_seeds_differ(tmp_path, format):
     runs = [_digest(make_sample(tmp_path / str(i), 3, 2, seed=i // 2, format=format)) for i in range(3)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_the_coco_form_is_a_finished_cocodir(tmp_path):
+def test_sample_as_coco_is_a_finished_cocodir(tmp_path):
     folder = make_sample(tmp_path / "s", n_train=10, n_val=5)
     for split, count in (("train", 10), ("val", 5)):
         coco = json.loads((folder / "annotations" / f"instances_{split}2017.json").read_text())
@@ -42,7 +42,7 @@ def test_the_coco_form_is_a_finished_cocodir(tmp_path):
             assert a["area"] == w * h and a["iscrowd"] == 0
 
 
-def test_the_three_forms_hold_the_same_boxes(tmp_path):
+def test_sample_formats_hold_the_same_boxes(tmp_path):
     folders = {f: make_sample(tmp_path / f, 3, 2, format=f) for f in FORMATS}
     coco = json.loads((folders["coco"] / "annotations" / "instances_train2017.json").read_text())
     image = coco["images"][0]
@@ -93,7 +93,7 @@ def test_classes_are_drawn_in_the_order_given(tmp_path):
         make_sample(tmp_path / "n", kind="arial")
 
 
-def test_the_same_sample_is_left_alone_and_a_damaged_one_is_made_again(tmp_path):
+def test_sample_made_again_is_left_alone_unless_damaged(tmp_path):
     folder = make_sample(tmp_path / "s", 3, 1)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     make_sample(folder, 3, 1)
@@ -107,7 +107,7 @@ def test_the_same_sample_is_left_alone_and_a_damaged_one_is_made_again(tmp_path)
     assert _digest(folder) == known
 
 
-def test_the_users_files_in_a_sample_stay(tmp_path):
+def test_sample_keeps_the_users_files(tmp_path):
     folder = make_sample(tmp_path / "s", 3, 1)
     for name in ("notes.txt", "train2017/mine.jpg", "logs/a/log.jsonl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,14 +128,14 @@ def test_the_users_files_in_a_sample_stay(tmp_path):
     ]
 
 
-def test_a_sample_of_an_earlier_version_is_replaced(tmp_path):
+def test_sample_of_an_earlier_version_is_replaced(tmp_path):
     folder = make_sample(tmp_path / "s", 3, 1)
     (folder / SAMPLE_MARK).write_text("A generated sample; it is replaced when made again.\n")
     make_sample(folder, 2, 1)
     assert len(list((folder / "train2017").iterdir())) == 2
 
 
-def test_an_interrupted_sample_is_made_anew(tmp_path, monkeypatch):
+def test_interrupted_sample_leaves_nothing(tmp_path, monkeypatch):
     calls = []
 
     def stop(*arguments):
@@ -153,7 +153,7 @@ def test_an_interrupted_sample_is_made_anew(tmp_path, monkeypatch):
     )
 
 
-def test_a_sample_is_replaced_and_anything_else_is_refused(tmp_path):
+def test_sample_is_replaced_and_anything_else_is_refused(tmp_path):
     make_sample(tmp_path / "s", 4, 1)
     make_sample(tmp_path / "s", 2, 1)
     assert len(list((tmp_path / "s" / "train2017").iterdir())) == 2
