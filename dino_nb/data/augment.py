@@ -64,7 +64,7 @@ class Augmentation:
         return tensor, target
 
     def collate(self, items: Sequence[Item]) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
-        """A batch as ``(list of images, list of targets)``, some of them mixed with others of the batch."""
+        """A batch as ``(list of images, list of targets)``, some of them mixed with others of it (of this process)."""
         seeds = [target.pop("seed", None) for _, target in items]
         if len(items) > 1 and None not in seeds:
             mixed = []

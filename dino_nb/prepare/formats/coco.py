@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from dino_nb.data.coco_file import CocoFile, Problem, parse_coco
+from dino_nb.data.coco_file import HARMLESS, CocoFile, Problem, parse_coco
 from dino_nb.data.coco_values import brief, id_of, number
 from dino_nb.prepare.formats.source import SHOWN, Options, Source, told
 from dino_nb.prepare.formats.values import class_name, image_size, split_of
@@ -14,9 +14,6 @@ from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 _SHAPES = re.compile(r'"shapes"\s*:\s*\[')  # LabelMe's
 _ROBOFLOW = "_annotations.coco"
-# what a conversion puts right by itself, without a word
-_HARMLESS = {"json-bom", "id-type", "annotation-duplicate-ids", "image-size-missing", "missing-area"}
-_HARMLESS |= {"missing-iscrowd", "box-derived"}
 
 
 def find(source: Source) -> list[str]:
@@ -64,7 +61,7 @@ def _parsed(source: Source, key: str, faulty: Counter) -> CocoFile:
             source.fault(*told(key, problem.text.removeprefix("it is not a COCO file: "), problem.row))
         elif problem.kind == "id-mismatch":
             loose += 1
-        elif problem.kind not in _HARMLESS:
+        elif problem.kind not in HARMLESS:
             place, text = told(key, problem.text, problem.line() if source.fault_count < SHOWN else None)
             source.fault(f"{place}, {_entry(problem)}", text)
             if problem.section == "annotations":
