@@ -5,14 +5,13 @@ class), ``localisation`` (right class, loose box), ``both``, ``duplicate`` (of a
 (nothing there), ``missed``.
 """
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dino_nb.evaluation.coco import MAX_DETECTIONS, Scores, evaluate_boxes, score
+from dino_nb.evaluation.coco import MAX_DETECTIONS, Scores, evaluate_boxes, mean, score
 from dino_nb.evaluation.matching import CROWD, NOTHING, match_image, overlaps
 from dino_nb.evaluation.thresholds import Thresholds, by_image, find_thresholds, to_corners
 
@@ -26,9 +25,19 @@ KINDS = {  # name: (TIDE's, meaning)
 }
 _BACKGROUND, _GOOD, _TIGHT = 0.1, 0.5, 0.7  # IoU: overlaps below are none; of a match; of a box drawn well
 _DOUBTFUL = 0.5  # of the threshold: from here on another class than the annotated one makes a label suspicious
-_CROWDING = (1, 3, 10, 30)  # objects per image
-_SIDES = (0, 640, 1280, 2560)  # pixels of the long side
-_ASPECTS = (0, 1 / 3, 2 / 3, 1.5, 3, 1e5)  # width / height
+_CROWDING, _SIDES = (1, 3, 10, 30), (0, 640, 1280, 2560)
+_SIZES = (  # name, metric, from and below so many square pixels
+    ("small, below 32 x 32", "APs", 0, 32**2),
+    ("medium, up to 96 x 96", "APm", 32**2, 96**2),
+    ("large", "APl", 96**2, np.inf),
+)
+_SHAPES = (  # name, from and below this width / height
+    ("taller than 1:3", 0, 1 / 3),
+    ("tall, to 2:3", 1 / 3, 2 / 3),
+    ("square", 2 / 3, 1.5),
+    ("wide, from 3:2", 1.5, 3),
+    ("wider than 3:1", 3, 1e5),
+)
 
 
 @dataclass
@@ -99,8 +108,8 @@ def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
     certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
     images = image_counts(scores, threshold, certain)
     counted = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
-    counts = {"correct": sum(i["correct"] for i in images.values())}
-    counts |= {kind: int(counted[tide]) for kind, (tide, _) in KINDS.items()}
+    counts = {kind: int(counted[tide]) for kind, (tide, _) in KINDS.items()}
+    counts["correct"] = int(sum(i["correct"] for i in images.values()))
     best = best_of_each_image(table)
     evaluator = evaluate_boxes(scores.data, best)
     tide = evaluator.tide_errors(_GOOD, _BACKGROUND)
@@ -177,33 +186,25 @@ def _suspect(found, truth, mine, objects, detection, taken, overlap, all_taken):
 
 
 def _where(scores, evaluator):
-    """Rows of AP by size, crowding, aspect and image side, of groups that have objects."""
+    """Rows of AP by size, crowding and image side, of groups that have objects."""
     truth = scores.truth[scores.truth[:, 6] == 0]
-    area = truth[:, 7]
     rows = []
-    for name, key, low, high in (
-        ("small, below 32 x 32", "APs", 0, 32**2),
-        ("medium, up to 96 x 96", "APm", 32**2, 96**2),
-        ("large", "APl", 96**2, np.inf),
-    ):
-        n = int(((area >= low) & (area < high)).sum())
+    for name, key, low, high in _SIZES:
+        n = int(((truth[:, 7] >= low) & (truth[:, 7] < high)).sum())
         rows.append({"group": "object size", "name": name, "count": n, "AP": scores.metrics[key], "AP50": -1.0})
     count = np.bincount(truth[:, 0].astype(np.int64), minlength=len(scores.found.image_ids))
-    sides = np.array([max(i.get("width") or 0, i.get("height") or 0) for i in scores.data["images"]])
-    slices = {}
-    for group, values, edges, text in (
-        ("objects per image", count, _CROWDING, "{} to {}"),
-        ("long side of the image", sides, _SIDES, "{} to {} pixels"),
+    sides = np.array([max(i.get("width", 0), i.get("height", 0)) for i in scores.data["images"]])
+    for group, values, edges in (
+        ("objects per image", count, _CROWDING),
+        ("long side of the image, pixels", sides, _SIDES),
     ):
-        for low, high in zip(edges, (*edges[1:], np.inf)):
-            inside = np.flatnonzero((values >= max(low, 1)) & (values < high))
-            if len(inside):
-                name = text.format(low, int(high) - 1) if high < np.inf else f"{low} and more"
-                slices[group, name] = (inside + 1).tolist()
-    scored = evaluator.slice_by({f"{i}": ids for i, ids in enumerate(slices.values())}) if slices else {}
-    for i, ((group, name), ids) in enumerate(slices.items()):
-        one = scored[f"{i}"]
-        rows.append({"group": group, "name": name, "count": len(ids), "AP": one["AP"], "AP50": one["AP50"]})
+        bounds = list(zip(edges, (*edges[1:], np.inf)))
+        inside = [np.flatnonzero((values >= max(low, 1)) & (values < high)) + 1 for low, high in bounds]
+        scored = evaluator.slice_by({str(i): ids.tolist() for i, ids in enumerate(inside) if len(ids)})
+        for i, ((low, high), ids) in enumerate(zip(bounds, inside)):
+            one = scored.get(str(i), {"AP": -1.0, "AP50": -1.0})
+            name = f"{low} to {high - 1}" if high < np.inf else f"{low} and more"
+            rows.append({"group": group, "name": name, "count": len(ids), "AP": one["AP"], "AP50": one["AP50"]})
     return [row for row in rows if row["count"]]
 
 
@@ -216,30 +217,27 @@ def best_of_each_image(table: np.ndarray) -> np.ndarray:
 
 
 def _by_aspect(scores, table):
-    """COCO's area ranges, with width / height in the place of the area."""
+    """AP by the shape of objects: COCO's area ranges, with width / height in the place of the area."""
     from hotcoco import COCO, COCOeval
 
-    def ratio(boxes):
-        return boxes[:, 0] / np.maximum(boxes[:, 1], 1e-6)
-
-    ratios = ratio(scores.truth[:, 3:5] - scores.truth[:, 1:3])
-    table = table + np.array([1, 0, 0, 0, 0, 0, 1])
-    truth = COCO(
-        {**scores.data, "annotations": [{**a, "area": r} for a, r in zip(scores.data["annotations"], ratios.tolist())]}
-    )
-    found = truth.load_res(table)
-    found.update_anns(ids=np.arange(1, len(table) + 1), area=ratio(table[:, 3:5]))
-    evaluator = COCOeval(truth, found, "bbox")
-    names = ["taller than 1:3", "tall, to 2:3", "square", "wide, from 3:2", "wider than 3:1"]
-    ranges = [[low, high] for low, high in itertools.pairwise(_ASPECTS)]
+    ratios = _ratio(scores.truth[:, 3:5] - scores.truth[:, 1:3])
+    annotations = [{**a, "area": r} for a, r in zip(scores.data["annotations"], ratios.tolist())]
+    truth = COCO({**scores.data, "annotations": annotations})
+    found = truth.load_res(table + np.array([1, 0, 0, 0, 0, 0, 1]))
+    found.update_anns(ids=np.arange(1, len(table) + 1), area=_ratio(table[:, 3:5]))
+    evaluator, (names, *bounds) = COCOeval(truth, found, "bbox"), zip(*_SHAPES)
+    ranges = [[low, high] for low, high in zip(*bounds)]
     evaluator.params.area_rng, evaluator.params.area_rng_lbl = [[0, 1e5], *ranges], ["all", *names]
     evaluator.evaluate()
     evaluator.accumulate()
+    precision, real = evaluator.eval["precision"][..., -1], ratios[scores.truth[:, 6] == 0]
     rows = []
-    real = ratios[scores.truth[:, 6] == 0]
-    for i, (name, (low, high)) in enumerate(zip(names, ranges), 1):
-        precision = evaluator.eval["precision"][:, :, :, i, -1]
-        ap, ap50 = (float(p[p > -1].mean()) if (p > -1).any() else -1.0 for p in (precision, precision[0]))
+    for i, (name, low, high) in enumerate(_SHAPES, 1):
         n = int(((real >= low) & (real < high)).sum())
+        ap, ap50 = mean(precision[..., i]), mean(precision[0, ..., i])
         rows.append({"group": "shape", "name": name, "count": n, "AP": ap, "AP50": ap50})
     return [row for row in rows if row["count"]]
+
+
+def _ratio(sizes):
+    return sizes[:, 0] / np.maximum(sizes[:, 1], 1e-6)

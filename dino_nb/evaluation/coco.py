@@ -25,8 +25,7 @@ MAX_DETECTIONS = 100  # per image and class: what lies beyond is not scored
 class Detections(Sequence):
     """COCO results as a table, in a tenth of the memory of dicts; as a sequence it is the dicts.
 
-    Attributes:
-        table: ``(n, 7)`` float64: position in ``image_ids``, x, y, width, height, score, position in ``category_ids``.
+    ``table (n, 7)`` float64: position in ``image_ids``, x, y, width, height, score, position in ``category_ids``.
     """
 
     def __init__(self, table: np.ndarray, image_ids: Sequence[Any], category_ids: Sequence[Any]) -> None:
@@ -34,31 +33,40 @@ class Detections(Sequence):
 
     @classmethod
     def of(
-        cls, results: Iterable[dict], image_ids: Sequence[Any], category_ids: Sequence[Any], where: str = "a result"
+        cls, results: Iterable[dict], image_ids: Sequence, category_ids: Sequence, what: str = "a result"
     ) -> "Detections":
         """From dicts. ``UserError`` for ids that are not listed and for numbers that are none."""
-        if isinstance(results, Detections):
-            return results
-        images, categories = ({k: i for i, k in enumerate(ids)} for ids in (image_ids, category_ids))
+        known = {
+            "image_id": {i: n for n, i in enumerate(image_ids)},
+            "category_id": {i: n for n, i in enumerate(category_ids)},
+        }
         rows = []
         for number, result in enumerate(results):
             try:
-                ids = (result["image_id"], images), (result["category_id"], categories)
+                ids = {key: result[key] for key in known}
                 values = [*map(float, result["bbox"]), float(result["score"])]
             except (KeyError, TypeError, ValueError, OverflowError):
-                values, ids = [], ()
+                values = []
             if len(values) != 5 or not all(map(math.isfinite, values)):
-                raise UserError(
-                    f"{where} (number {number}) needs an image_id, a category_id, a bbox of four finite numbers and a "
-                    f"finite score: {result!r:.200}"
-                )
-            for (value, known), key in zip(ids, ("image_id", "category_id")):
-                if isinstance(value, (list, dict)) or value not in known:
+                needed = "an image_id, a category_id, a bbox of four finite numbers and a finite score"
+                raise UserError(f"{what} (number {number}) needs {needed}: {result!r:.200}")
+            for key, value in ids.items():
+                if isinstance(value, (list, dict)) or value not in known[key]:
                     raise UserError(
-                        f"{where} (number {number}) has {key} {value!r}, which the annotation file does not list."
+                        f"{what} (number {number}) has {key} {value!r}, which the annotation file does not list."
                     )
-            rows.append((images[result["image_id"]], *values, categories[result["category_id"]]))
+            rows.append((known["image_id"][ids["image_id"]], *values, known["category_id"][ids["category_id"]]))
         return cls(np.array(rows, np.float64).reshape(-1, 7), image_ids, category_ids)
+
+    def only(self, image_ids: list, category_ids: list) -> "Detections":
+        """These with the ids in this order, without those of other images."""
+        if (self.image_ids, self.category_ids) == (image_ids, category_ids):
+            return self
+        table = self.table.copy()
+        for column, old, new in ((0, self.image_ids, image_ids), (6, self.category_ids, category_ids)):
+            place = {k: i for i, k in enumerate(new)}
+            table[:, column] = np.array([place.get(k, -1) for k in old] or [0])[table[:, column].astype(np.int64)]
+        return Detections(table[(table[:, [0, 6]] >= 0).all(1)], image_ids, category_ids)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -78,10 +86,10 @@ class Detections(Sequence):
 
 
 def read_results(path: str | Path, image_ids: Sequence[Any], category_ids: Sequence[Any]) -> Detections:
-    """A saved ``results.json`` as `Detections`; a damaged or foreign file is a ``UserError`` that names it."""
+    """A saved ``results.json``; a damaged or foreign file is a ``UserError`` that names it."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path} cannot be read as results in JSON: {error}") from error
     if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
         raise UserError(f"{path} does not hold COCO results (a list of image_id, category_id, bbox, score).")
@@ -137,13 +145,16 @@ def score(
         raise UserError(f"metrics are computed by {' or '.join(LIBRARIES)}, not {library!r}.")
     data = coco_gt.dataset
     categories = sorted(data["categories"], key=lambda c: (isinstance(c["id"], str), c["id"]))
-    every = [image["id"] for image in data["images"]]
+    category_ids, every = [c["id"] for c in categories], [image["id"] for image in data["images"]]
     wanted = None if image_ids is None else set(image_ids)
     chosen = [i for i in every if wanted is None or i in wanted]
-    found = Detections.of(results, every, [c["id"] for c in categories])
-    found = _only(found, chosen, [c["id"] for c in categories])
-    at, number = {i: n for n, i in enumerate(chosen)}, {c["id"]: n for n, c in enumerate(categories)}
+    found = results if isinstance(results, Detections) else Detections.of(results, every, category_ids)
+    found = found.only(chosen, category_ids)
+    at, number = ({i: n for n, i in enumerate(ids)} for ids in (chosen, category_ids))
     annotations = [a for a in data["annotations"] if a["image_id"] in at]
+    columns = [(at[a["image_id"]], *a["bbox"], number[a["category_id"]], a["iscrowd"], a["area"]) for a in annotations]
+    truth = np.array(columns, np.float64).reshape(-1, 8)
+    truth[:, 3:5] += truth[:, 1:3]
     sides = ("width", "height")
     sizes = {r["id"]: {k: r[k] for k in sides if type(r.get(k)) is int and 0 < r[k] < 2**31} for r in data["images"]}
     numbered = {
@@ -155,26 +166,20 @@ def score(
             for i, a in enumerate(annotations, 1)
         ],
     }
-    columns = [(at[a["image_id"]], *a["bbox"], number[a["category_id"]], a["iscrowd"], a["area"]) for a in annotations]
-    truth = np.array(columns, np.float64).reshape(-1, 8)
-    truth[:, 3:5] += truth[:, 1:3]
     evaluator = evaluate_boxes(numbered, found.table, library)
     metrics = {name: float(value) for name, value in zip(METRICS, evaluator.stats)}
-    rows = _per_class(evaluator.eval, categories, numbered["annotations"])
-    precision = evaluator.eval["precision"][:, :, :, 0, -1].copy()
+    precision, recall = (evaluator.eval[key][..., 0, -1].copy() for key in ("precision", "recall"))
+    rows = _per_class(categories, precision, recall, truth)
     return Scores(metrics, rows, precision, library, found, truth, annotations, numbered)
 
 
 def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotcoco") -> Any:
     """A ``COCOeval``, run, of ``Scores.data`` and the table of `Detections`."""
     if library == "hotcoco":
-        from hotcoco import COCO, COCOeval
+        import hotcoco
 
-        truth, numbered = COCO(data), table.copy()
-        numbered[:, [0, 6]] += 1
-        found = truth.load_res(numbered)
-        del numbered
-        evaluator = COCOeval(truth, found, "bbox")
+        truth = hotcoco.COCO(data)
+        evaluator = hotcoco.COCOeval(truth, truth.load_res(table + np.array([1, 0, 0, 0, 0, 0, 1])), "bbox")
     else:
         from pycocotools.cocoeval import COCOeval
 
@@ -197,52 +202,27 @@ def ceiling(coco_gt: Any, image_ids: Iterable[Any] | None = None) -> float:
     1.0 unless an image has more than 100 objects of one class: COCO looks at 100 detections per image and class.
     """
     wanted = None if image_ids is None else set(image_ids)
-    counts = Counter(
-        (a["category_id"], a["image_id"])
-        for a in coco_gt.dataset["annotations"]
-        if not a["iscrowd"] and (wanted is None or a["image_id"] in wanted)
-    )
-    total: Counter = Counter()
-    within: Counter = Counter()
-    for (category, _), n in counts.items():
-        total[category] += n
-        within[category] += min(n, MAX_DETECTIONS)
-    return _mean(np.array([(within[c] / total[c] >= RECALLS).mean() for c in total]))
+    counts: dict[Any, Counter] = defaultdict(Counter)
+    for a in coco_gt.dataset["annotations"]:
+        if not a["iscrowd"] and (wanted is None or a["image_id"] in wanted):
+            counts[a["category_id"]][a["image_id"]] += 1
+    reached = [sum(min(n, MAX_DETECTIONS) for n in c.values()) / sum(c.values()) for c in counts.values()]
+    return mean(np.array([(recall >= RECALLS).mean() for recall in reached]))
 
 
-def _only(found: Detections, image_ids: list, category_ids: list) -> Detections:
-    """``found`` with its ids in this order, without the images that are not listed."""
-    if (found.image_ids, found.category_ids) == (image_ids, category_ids):
-        return found
-    table = found.table.copy()
-    for column, old, new in ((0, found.image_ids, image_ids), (6, found.category_ids, category_ids)):
-        place = {k: i for i, k in enumerate(new)}
-        table[:, column] = np.array([place.get(k, -1) for k in old] or [0])[table[:, column].astype(np.int64)]
-    return Detections(table[(table[:, [0, 6]] >= 0).all(1)], image_ids, category_ids)
-
-
-def _per_class(evaluated: dict, categories: list[dict], truth: list[dict]) -> list[dict[str, Any]]:
-    precision, recall = evaluated["precision"][..., 0, -1], evaluated["recall"][..., 0, -1]
-    objects, images = Counter(), defaultdict(set)
-    for annotation in truth:
-        if not annotation["iscrowd"]:
-            objects[annotation["category_id"]] += 1
-            images[annotation["category_id"]].add(annotation["image_id"])
-    return [
-        {
-            "id": category["id"],
-            "name": str(category["name"]),
-            "images": len(images[number]),
-            "objects": objects[number],
-            "AP": _mean(precision[:, :, number - 1]),
-            "AP50": _mean(precision[0, :, number - 1]),
-            "AP75": _mean(precision[5, :, number - 1]),
-            "AR100": _mean(recall[:, number - 1]),
-        }
-        for number, category in enumerate(categories, 1)
-    ]
-
-
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """The mean of what is defined (above -1), -1 if nothing is."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0
+
+
+def _per_class(categories, precision, recall, truth):
+    truth = truth[truth[:, 6] == 0]
+    rows = []
+    for k, category in enumerate(categories):
+        images = truth[truth[:, 5] == k, 0]
+        row = {"id": category["id"], "name": str(category["name"])}
+        row |= {"images": len(np.unique(images)), "objects": len(images)}
+        row |= {"AP": mean(precision[:, :, k]), "AP50": mean(precision[0, :, k]), "AP75": mean(precision[5, :, k])}
+        rows.append({**row, "AR100": mean(recall[:, k])})
+    return rows

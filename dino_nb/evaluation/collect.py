@@ -2,8 +2,7 @@
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,16 @@ from dino_nb.data.images import open_image
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import Detections
 from dino_nb.evaluation.stream import Stream
+from dino_nb.models.dino import DINO
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
 
 STEPS = ("read", "transform", "network", "post-process", "waiting for images")  # what the time goes to
 
 
+@torch.inference_mode()
 def collect_predictions(
-    model: torch.nn.Module,
+    model: DINO,
     dataset: CocoDataset,
     indices: Iterable[int] | None = None,
     device: str | torch.device | None = None,
@@ -35,13 +36,13 @@ def collect_predictions(
     amp: bool = False,
     num_workers: int | None = None,
     progress: bool = True,
-    keep: Callable[[int, np.ndarray], None] | None = None,
-    seconds: Counter | None = None,
+    stream: Stream | None = None,
+    seconds: dict[str, float] | None = None,
 ) -> Detections:
     """COCO results of ``model`` on images of ``dataset``.
 
     Args:
-        model: a ``DINO``; put in eval mode meanwhile.
+        model: put in eval mode meanwhile.
         dataset: a ``CocoDataset`` with an evaluation transform.
         indices: positions in the data set, e.g. one process's share. Default: all.
         device: default: where the model is (it is not moved).
@@ -50,9 +51,9 @@ def collect_predictions(
             scores a little: published numbers are those of 1.
         amp: half precision, on a GPU; ignored on a CPU.
         num_workers: processes that read images. Default: 0 on a CPU, else up to 2.
-        keep: called with the position and the rows of each image as soon as they are there.
-        seconds: the time that each of ``STEPS`` took is added to it. Workers read and transform in parallel, so that
-            only ``waiting for images`` delays the network.
+        stream: keeps the results of each image on disk as soon as they are there.
+        seconds: ``{step: 0.0}`` of ``STEPS``, to which the time that each took is added. Workers read and transform in
+            parallel, so that only ``waiting for images`` delays the network.
 
     Returns:
         `Detections`: a sequence of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`` in the data set's
@@ -61,49 +62,8 @@ def collect_predictions(
     Raises:
         UserError: an image that cannot be read, or outputs that are not finite.
     """
-    indices = range(len(dataset)) if indices is None else list(indices)
-    found: list[tuple[int, np.ndarray]] = []
-
-    def both(position: int, rows: np.ndarray) -> None:
-        found.append((position, rows))
-        if keep is not None:
-            keep(position, rows)
-
-    match = match or match_model(model, dataset.categories)
-    options = {"batch_size": batch_size, "amp": amp, "num_workers": num_workers, "progress": progress}
-    _run(model, dataset, indices, device, match, both, Counter() if seconds is None else seconds, **options)
-    return _table(found, dataset)
-
-
-def collect_shared(
-    model: torch.nn.Module,
-    dataset: CocoDataset,
-    indices: Sequence[int],
-    *,
-    stream: Stream | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Detections:
-    """:func:`collect_predictions` with the images shared out over ``torchrun``'s processes, if there are several.
-
-    Every process gets all results, those of each image once. ``stream`` keeps them on disk, and gives those that it
-    already has.
-    """
-    done = {} if stream is None else stream.done
-    share = distributed.my_share([i for i in indices if i not in done])
-    found: dict[int, np.ndarray] = {i: done[i] for i in distributed.my_share([i for i in indices if i in done])}
-
-    def keep(position: int, rows: np.ndarray) -> None:
-        found[position] = rows
-        if stream is not None:
-            stream.add(position, rows)
-
-    collect_predictions(model, dataset, share, progress=progress and distributed.is_main(), keep=keep, **options)
-    return _table(distributed.gather_results(found).items(), dataset)
-
-
-@torch.inference_mode()
-def _run(model, dataset, indices, device, match, keep, seconds, *, batch_size, amp, num_workers, progress):
+    indices = list(range(len(dataset)) if indices is None else indices)
+    seconds = dict.fromkeys(STEPS, 0.0) if seconds is None else seconds
     first = next(model.parameters())
     device = torch.device(device or first.device)
     if num_workers is None:
@@ -116,9 +76,9 @@ def _run(model, dataset, indices, device, match, keep, seconds, *, batch_size, a
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if num_workers else None,
     )
-    place = {category: i for i, category in enumerate(dataset.category_ids)}
-    column = {label: place[category] for label, category in match.category_of.items()}
-    was_training, start = model.training, 0
+    column = _columns((match or match_model(model, dataset.categories)).category_of, dataset)
+    found: list[tuple[int, np.ndarray]] = []
+    was_training = model.training
     model.eval()
     try:
         with tqdm(total=len(indices), desc="evaluating", unit="img", disable=not progress, mininterval=0.5) as bar:
@@ -127,22 +87,47 @@ def _run(model, dataset, indices, device, match, keep, seconds, *, batch_size, a
                 if isinstance(batch, UserError):
                     raise batch
                 images, targets, loading = batch
+                for step, took in loading.items():
+                    seconds[step] += took
                 began, clock = clock, time.perf_counter()
                 seconds["waiting for images"] += clock - began if num_workers else 0
-                seconds.update(loading)
                 outputs = infer(model, [x.to(device, first.dtype, non_blocking=True) for x in images], amp)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 began, clock = clock, time.perf_counter()
                 seconds["network"] += clock - began
-                for offset, rows in enumerate(to_rows(outputs, targets, column, model.config.num_select)):
-                    keep(indices[start + offset], rows)
-                start += len(images)
+                for rows in to_rows(outputs, targets, column, model.config.num_select):
+                    found.append((indices[len(found)], rows))
+                    if stream is not None:
+                        stream.add(*found[-1])
                 bar.update(len(images))
                 began, clock = clock, time.perf_counter()
                 seconds["post-process"] += clock - began
     finally:
         model.train(was_training)
+    return _table(found, dataset)
+
+
+def collect_shared(
+    model: DINO,
+    dataset: CocoDataset,
+    indices: Sequence[int],
+    *,
+    stream: Stream | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Detections:
+    """:func:`collect_predictions` with the images shared out over ``torchrun``'s processes, if there are several.
+
+    Every process gets all results, those of each image once. What ``stream`` already has is not computed again.
+    """
+    done = {} if stream is None else {i: stream.done[i] for i in indices if i in stream.done}
+    share = distributed.my_share([i for i in indices if i not in done])
+    progress = progress and distributed.is_main()
+    found = collect_predictions(model, dataset, share, progress=progress, stream=stream, **options)
+    starts = np.searchsorted(found.table[:, 0], [share, [i + 1 for i in share]])
+    own = {i: found.table[start:end, 1:] for i, start, end in zip(share, *starts)}
+    return _table(distributed.gather_results({**done, **own}).items(), dataset)
 
 
 def to_rows(
@@ -152,23 +137,22 @@ def to_rows(
 
     ``targets`` give ``image_id`` and ``orig_size``; outputs that ``column`` does not list are left out.
     """
-    tables = []
     number = torch.full((outputs["pred_logits"].shape[-1],), -1, dtype=torch.int64)
-    for label, place in column.items():
-        number[label] = place
+    number[list(column)] = torch.tensor(list(column.values()), dtype=torch.int64)
+    tables = []
     for target, found in zip(targets, postprocess(outputs, [t["orig_size"].tolist() for t in targets], num_select)):
-        boxes, scores, place = found["boxes"].cpu(), found["scores"].cpu(), number[found["labels"].cpu()]
+        boxes, scores, category = found["boxes"].cpu(), found["scores"].cpu(), number[found["labels"].cpu()]
         if not (boxes.isfinite().all() and scores.isfinite().all()):
             raise UserError(
                 f"the network's output for image {target['image_id']!r} is not finite: its weights are damaged, its "
                 "training diverged, or half precision overflows (then leave out amp)."
             )
-        table = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores[:, None], place[:, None]], 1)
-        tables.append(table[place >= 0].double().numpy())
+        table = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores[:, None], category[:, None]], 1)
+        tables.append(table[category >= 0].double().numpy())
     return tables
 
 
-def match_model(model: torch.nn.Module, categories: list[dict], by: str = "auto") -> ClassMatch:
+def match_model(model: DINO, categories: list[dict], by: str = "auto") -> ClassMatch:
     """:func:`dino_nb.data.classes.match_classes` for a model that carries its names and ids."""
     return match_classes(categories, model.config.num_classes, model.class_names, model.category_ids, by)
 
@@ -180,8 +164,7 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
     predicted nor counted): if not, boxes, ids or sizes get lost between file and score. Boxes partly outside their
     image come back clamped. No image is opened if the file has their sizes.
     """
-    place = {category: i for i, category in enumerate(dataset.category_ids)}
-    column = {label: place[category] for category, label in dataset.label_of.items() if category in place}
+    column = _columns({label: category for category, label in dataset.label_of.items()}, dataset)
     classes = 1 + max(column, default=0)
     found = []
     for index in range(len(dataset)) if indices is None else indices:
@@ -196,27 +179,31 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
     return _table(found, dataset)
 
 
-def _table(found: Iterable[tuple[int, np.ndarray]], dataset: CocoDataset) -> Detections:
+def _columns(category_of, dataset):
+    """Output of the model -> position of its category, of those that the data set has."""
+    place = {category: i for i, category in enumerate(dataset.category_ids)}
+    return {label: place[category] for label, category in category_of.items() if category in place}
+
+
+def _table(found, dataset):
+    """Pairs of a position and its rows as `Detections`."""
     positions, parts = zip(*found) if found else ((), ())
-    counts = [len(rows) for rows in parts]
-    table = np.empty((sum(counts), 7))
-    table[:, 0] = np.repeat(np.array(positions, np.float64), counts)
-    if parts:
-        np.concatenate(parts, out=table[:, 1:])
+    table = np.empty((sum(map(len, parts)), 7))
+    table[:, 0] = np.repeat(np.array(positions, np.float64), [len(rows) for rows in parts])
+    np.concatenate([np.empty((0, 6)), *parts], out=table[:, 1:])
     return Detections(table, [dataset.image_id(i) for i in range(len(dataset))], dataset.category_ids)
 
 
 class _Reader(torch.utils.data.Dataset):
-    """The chosen items and how long they took; an image that cannot be read comes back as its error, which a worker
-    process would wrap."""
+    """The chosen items and how long they took; an image that cannot be read comes back as its error."""
 
-    def __init__(self, dataset: CocoDataset, indices: Sequence[int]) -> None:
+    def __init__(self, dataset, indices):
         self.dataset, self.indices = dataset, indices
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position):
         try:
             start, index = time.perf_counter(), self.indices[position]
             image = open_image(self.dataset.path(index))
@@ -230,7 +217,5 @@ class _Reader(torch.utils.data.Dataset):
 def _collate(items):
     if error := next((item for item in items if isinstance(item, UserError)), None):
         return error
-    seconds: Counter = Counter()
-    for _, one in items:
-        seconds.update(one)
-    return *collate([item for item, _ in items]), seconds
+    loading = {key: sum(seconds[key] for _, seconds in items) for key in items[0][1]}
+    return *collate([item for item, _ in items]), loading

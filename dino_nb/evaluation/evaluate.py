@@ -7,7 +7,6 @@ result.show("errors")        # one part of the report
 """
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from dino_nb.evaluation.coco import Scores, score
 from dino_nb.evaluation.collect import STEPS, collect_shared, match_model
 from dino_nb.evaluation.stream import Stream, fingerprint
 from dino_nb.evaluation.thresholds import Thresholds
+from dino_nb.models.dino import DINO
 from dino_nb.prepare.check import check_dataset
 from dino_nb.printer import Block, Printed
 
@@ -165,12 +165,12 @@ def evaluate(
     if resume and output_dir is None:
         raise UserError("resume needs the output_dir of the interrupted evaluation.")
     model = as_model(checkpoint, device)
-    input_size = tuple(input_size or model.input_size)
+    short_side, long_side = input_size or model.input_size
     if threshold is None:
         threshold = (getattr(model, "thresholds", None) or {}).get("overall")
     if check:
         distributed.run_on_main(_check, cocodir, split, progress)
-    dataset = CocoDataset(cocodir, split, eval_transform(*input_size))
+    dataset = CocoDataset(cocodir, split, eval_transform(short_side, long_side))
     match = match_model(model, dataset.categories, classes)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if not count:
@@ -178,17 +178,23 @@ def evaluate(
     settings = {
         "checkpoint": str(name or (checkpoint if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__)),
         "device": str(next(model.parameters()).device),
-        "input_size": list(input_size),
+        "input_size": [short_side, long_side],
         "batch_size": batch_size,
         "amp": amp,
         "limit": limit,
     }
     stream = None
     if output_dir is not None:
-        same = {**settings, "split": dataset.split, "classes": sorted(map(str, match.label_of.items()))}
+        same = {
+            **settings,
+            "device": None,
+            "limit": None,
+            "split": dataset.split,
+            "classes": sorted(map(str, match.label_of.items())),
+        }
         same |= {"checkpoint": fingerprint(model), "images": [str(dataset.image_id(i)) for i in range(count)]}
         stream = Stream(output_dir, same, resume)
-    reading, seconds = time.perf_counter(), Counter(dict.fromkeys(STEPS, 0.0))
+    reading, seconds = time.perf_counter(), dict.fromkeys(STEPS, 0.0)
     found = collect_shared(
         *(model, dataset, range(count)),
         stream=stream,
@@ -210,8 +216,8 @@ def evaluate(
     result = EvalResult(scores, match, dataset, time.perf_counter() - started, rate, settings, threshold, each)
     if stream is not None:
         if distributed.is_main():
-            report.write(result, output_dir)
-        stream.close(remove=True)
+            report.write(result, stream.folder)
+        stream.finish()
     return result
 
 
@@ -219,11 +225,11 @@ def _check(cocodir, split, progress):
     check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
 
 
-def as_model(checkpoint: Any, device: str | torch.device | None = None) -> torch.nn.Module:
+def as_model(checkpoint: Any, device: str | torch.device | None = None) -> DINO:
     """The ``DINO`` module behind a checkpoint's name or file, a ``Detector`` or a module, on ``device``."""
     model = getattr(checkpoint, "model", checkpoint)  # of a Detector
     if isinstance(model, torch.nn.Module):
-        return model if device is None else model.to(pick_device(device))
+        return model if device is None else model.to(pick_device(device))  # type: ignore[return-value]
     return load_model(checkpoint, device)
 
 

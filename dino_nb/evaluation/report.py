@@ -138,7 +138,7 @@ def confusion(result: Any) -> list[Block]:
         *(
             Images(
                 f"{names[i]} {'missed' if j == k else 'found as ' + names[j]} ({wrong[i, j]:,})",
-                [("", partial(crop, result, *pair, 110)) for pair in found.cell(i, j)[:_CROPS].tolist()],
+                [("", partial(crop, result, a, b, 110)) for a, b in found.cell(i, j)[:_CROPS].tolist()],
                 110,
                 anchor=f"cell-{i}-{j}",
             )

@@ -2,7 +2,6 @@
 
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ _CHUNK = 20_000  # results that are written at a time
 
 
 class Stream:
-    """``results.part*.jsonl`` in ``folder``: what was evaluated and how, then a line per image; a file per process.
+    """``results.part*.jsonl`` in ``folder``: how it is evaluated, then a line per image; a file per process.
 
     Args:
         settings: what results depend on, as plain values. Going on with others is a ``UserError`` that names them.
@@ -30,13 +29,14 @@ class Stream:
 
     def __init__(self, folder: str | Path, settings: dict[str, Any], resume: bool = False) -> None:
         self.folder = Path(folder)
-        distributed.run_on_main(self._prepare, resume)
         self.done: dict[int, np.ndarray] = {}
-        settings = json.loads(json.dumps(settings))
-        for path in self._parts():
-            self._read(path, settings)
-        distributed.barrier()  # all have read before one writes
         with disk_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                distributed.run_on_main(self._remove)
+            for path in self.folder.glob("results.part*.jsonl"):
+                self._read(path, json.loads(json.dumps(settings)))
+            distributed.barrier()  # all have read before one writes
             self._file = (self.folder / f"results.part{distributed.rank()}.jsonl").open("a", encoding="utf-8")
             self._write(settings)
 
@@ -45,30 +45,22 @@ class Stream:
         with disk_errors():
             self._write([position, rows.tolist()])
 
-    def close(self, remove: bool = False) -> None:
-        """Close the file; ``remove`` all files (in the main process), once ``results.json`` holds everything."""
+    def finish(self) -> None:
+        """Remove the files of all processes: ``results.json`` holds everything."""
         self._file.close()
-        if remove:
-            distributed.barrier()
-            distributed.run_on_main(self._prepare, False)
+        distributed.barrier()
+        distributed.run_on_main(self._remove)
 
-    def _prepare(self, resume: bool) -> None:
-        with disk_errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in [] if resume else self._parts():
-                path.unlink()
+    def _remove(self):
+        for path in self.folder.glob("results.part*.jsonl"):
+            path.unlink()
 
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("results.part*.jsonl"))
-
-    def _write(self, record: Any) -> None:
+    def _write(self, record):
         self._file.write("\n" + json.dumps(record))  # the line before may have been cut off
         self._file.flush()
 
-    def _read(self, path: Path, settings: dict[str, Any]) -> None:
-        with disk_errors():
-            text = path.read_text(encoding="utf-8", errors="replace")
-        for line in text.split("\n"):
+    def _read(self, path, settings):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 record = json.loads(line)
                 if isinstance(record, list):
@@ -93,18 +85,14 @@ def fingerprint(model: torch.nn.Module) -> int:
 
 def write_results(path: Path, found: Detections) -> None:
     """Write COCO results as ``json.dump`` would, in little memory."""
+    images, categories = ([json.dumps(i) for i in ids] for ids in (found.image_ids, found.category_ids))
     with disk_errors(), atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
-        for text in _texts(found):
-            file.write(text)
+        for start in range(0, len(found), _CHUNK):
+            rows = [
+                f'{{"image_id": {images[int(image)]}, "category_id": {categories[int(category)]}, '
+                f'"bbox": [{x!r}, {y!r}, {w!r}, {h!r}], "score": {certain!r}}}'
+                for image, x, y, w, h, certain, category in found.table[start : start + _CHUNK].tolist()
+            ]
+            file.write((", " if start else "") + ", ".join(rows))
         file.write("]")
-
-
-def _texts(found: Detections) -> Iterator[str]:
-    images, categories = ([json.dumps(i) for i in ids] for ids in (found.image_ids, found.category_ids))
-    for start in range(0, len(found), _CHUNK):
-        yield (", " if start else "") + ", ".join(
-            f'{{"image_id": {images[int(image)]}, "category_id": {categories[int(category)]}, '
-            f'"bbox": [{x!r}, {y!r}, {w!r}, {h!r}], "score": {certain!r}}}'
-            for image, x, y, w, h, certain, category in found.table[start : start + _CHUNK].tolist()
-        )

@@ -32,8 +32,8 @@ def evaluation_figure(result: EvalResult, errors: Analysis | None = None) -> "Fi
     rows = [{**row, "index": i} for i, row in enumerate(result.per_class) if row["AP"] >= 0]
     if not rows:
         raise UserError("the split has no annotations, so there are no scores to draw.")
-    style = {"font.family": fonts.families([row["name"] for row in rows]), "font.size": 9}
-    with plt.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
+    family = fonts.families([row["name"] for row in rows])
+    with plt.rc_context({"font.family": family, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(1, 3, figsize=(14.4, 4.2), layout="constrained", facecolor="white")
         _draw_curves(axes[0], result, rows)
         _draw_classes(axes[1], rows)
@@ -56,7 +56,8 @@ def worst_images(
         PIL image, or None if no image has an error.
     """
     errors = errors or result.analysis
-    sides, titles = [], []
+    sides: list[Image.Image] = []
+    titles: list[str] = []
     for image_id in errors.worst(n):
         sides += beside(result, image_id, errors.threshold)
         count = errors.images[image_id]
@@ -77,7 +78,7 @@ def confused(
         if name not in names:
             raise UserError(f"there is no class {name!r}.{did_you_mean(name, names)}")
     pairs = result.analysis.cell(names.index(object), names.index(found))[:n].tolist()
-    return grid([crop(result, *pair, 240) for pair in pairs], columns=6, width=width) if pairs else None
+    return grid([crop(result, a, b, 240) for a, b in pairs], columns=6, width=width) if pairs else None
 
 
 def _draw_curves(axis, result, rows):

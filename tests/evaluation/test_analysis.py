@@ -149,7 +149,7 @@ def test_where_the_ap_is_low():
         **{"group": "shape", "name": "wider than 3:1", "count": 12, "AP": 0.0, "AP50": 0.0}
     }
     assert rows["object size", "small, below 32 x 32"]["count"] == 12
-    assert rows["long side of the image", "640 to 1279 pixels"]["count"] == 11
+    assert rows["long side of the image, pixels", "640 to 1279"]["count"] == 11
 
 
 def test_calibration_in_words():
