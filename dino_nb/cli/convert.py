@@ -6,8 +6,9 @@
     dino-nb convert coco coco_as_yolo --to yolo
     dino-nb convert results.json own_results.json --results-of coco
 
-Reads COCO (also Roboflow's), Pascal VOC, YOLO, LabelMe, CVAT, VIA, CreateML, Supervisely and CSV, from a folder, a file, a zip or tar, or a link
-or id of Google Drive. Faults are listed by file and line; then nothing is written.
+Reads COCO (also Roboflow's), Pascal VOC, YOLO, LabelMe, CVAT, VIA, CreateML, Supervisely and CSV, from a folder, a
+file, a zip or tar, or a link or id of Google Drive. Faults are listed by file and line; then nothing is
+written.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Convert, and print what was done."""
     if args.to:
-        print(f"wrote {export_dataset(args.src, args.cocodir, args.to)} as {args.to}")
+        print(f"wrote {export_dataset(args.src, args.cocodir, args.to, link=args.link)} as {args.to}")
         return
     if args.results_of:
         count = export_results(args.results_of, args.src, args.cocodir, args.split)
