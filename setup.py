@@ -47,13 +47,11 @@ def _targets(toolchain, torch_root):
     else:
         yield toolchain.cpu_target("DEFAULT")
     version = re.search(r"^cuda.*'([\d.]+)'", (torch_root / "version.py").read_text(), re.MULTILINE)
-    for arch in _cuda_archs() if version else []:
+    for arch in toolchain.wanted_archs() or _cuda_archs() if version else []:
         yield toolchain.Target("cuda", arch, int(version[1].split(".")[0]))
 
 
 def _cuda_archs():
-    if os.environ.get("DINO_NB_CUDA_ARCHS"):
-        return re.split(r"[ ,;]+", os.environ["DINO_NB_CUDA_ARCHS"].strip())
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]

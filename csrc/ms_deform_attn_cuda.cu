@@ -313,6 +313,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 4) forward_kern
   }
 }
 
+}  // namespace
+}  // namespace msda
+
+#include "ms_deform_attn_fast.cuh"
+
+namespace msda {
+namespace {
+
 // ---- backward ---------------------------------------------------------------------------------------------------
 
 // Adds the four sums of `dot` over the lanes of the group to total[0..3]. A lane passes half of what it holds to its
@@ -337,16 +345,21 @@ __device__ __forceinline__ void add_over_lanes(const A (&dot)[4], int lane, int 
   if ((lane & (quarter - 1)) == 0) total[(upper ? 2 : 0) + (odd ? 1 : 0)] += mine;
 }
 
-template <class T, int V>
+// `Lanes`: 0, or the lanes of a group where they hold a head's channels exactly (V each) and offsets fit into 32 bits.
+// An address is then computed once a cell, and the additions are at constant distances from it.
+template <class T, int V, int Lanes>
 __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_constant__ Params p) {
   using A = Accumulate<T>;
+  using Offset = std::conditional_t<Lanes != 0, uint32_t, int64_t>;
   MSDA_SHARED(shared);
   const Place place(p);
-  const int chunk = kSlots * p.group;
+  const int group = Lanes ? Lanes : p.group;
+  const int chunk = kSlots * group;
   Record<A>* records = reinterpret_cast<Record<A>*>(shared) + place.slot * chunk;
   A* dots = reinterpret_cast<A*>(shared + kRecords * sizeof(Record<A>)) + 4 * place.slot * chunk;
   const int64_t stride = static_cast<int64_t>(p.heads) * p.channels;
-  const int vectors = p.channels / V;
+  const int vectors = Lanes ? Lanes : p.channels / V;
+  const Offset step = static_cast<Offset>(stride);
   const int64_t origin = place.image * p.cells * stride + place.head * p.channels;
   const T* value = reinterpret_cast<const T*>(p.value) + origin;
   A* grad_value = reinterpret_cast<A*>(p.grad_value) + origin;
@@ -360,10 +373,10 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
     A factor = 1;  // one over the softmax's denominator
     if (p.kind != 0) {
       A sum = 0;
-      for (int k = place.lane; valid && k < p.samples; k += p.group) {
+      for (int k = place.lane; valid && k < p.samples; k += group) {
         sum += attention(p, read<A>(p.weights, first + k), top);
       }
-      factor = A(1) / group_sum(sum, p.group);
+      factor = A(1) / group_sum(sum, group);
     }
     A mean = 0;  // of this lane's samples: attention times gradient, as the softmax needs it
     for (int k0 = 0; k0 < p.samples; k0 += chunk) {
@@ -372,7 +385,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
       __syncwarp();
 #pragma unroll
       for (int j = 0; j < kSlots; ++j) {
-        const int s = j * p.group + place.lane, k = k0 + s;
+        const int s = j * group + place.lane, k = k0 + s;
         records[s].cell.x = -1;
         if (valid && k < p.samples) {
           weight[j] = attention(p, read<A>(p.weights, first + k), top) * factor;
@@ -387,14 +400,14 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
         for (int c = 0; c < 4; ++c) dots[4 * s + c] = 0;
       }
       __syncwarp();
-      for (int v0 = 0; v0 < vectors; v0 += p.group) {
+      for (int v0 = 0; v0 < vectors; v0 += group) {
         // Loads take V neighbouring channels a lane, but the additions below one channel a lane and step, so that the
         // lanes of a group add to whole 32-byte sectors.
         const int v = v0 + place.lane;
         A loaded[V], added[V];
 #pragma unroll
         for (int d = 0; d < V; ++d) {
-          const int channel = v0 * V + d * p.group + place.lane;
+          const int channel = v0 * V + d * group + place.lane;
           loaded[d] = valid && v < vectors ? static_cast<A>(grad[v * V + d]) : A(0);
           added[d] = valid && channel < p.channels ? static_cast<A>(grad[channel]) : A(0);
         }
@@ -408,7 +421,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
               Pack<T, V> from[4];
 #pragma unroll
               for (int c = 0; c < 4; ++c) {
-                from[c] = *reinterpret_cast<const Pack<T, V>*>(value + cell[c] * stride + v * V);
+                from[c] = *reinterpret_cast<const Pack<T, V>*>(value + static_cast<Offset>(cell[c]) * step + v * V);
               }
 #pragma unroll
               for (int c = 0; c < 4; ++c) {
@@ -418,22 +431,35 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
             }
 #pragma unroll
             for (int c = 0; c < 4 && !p.position; ++c) {
+              if (r.weight[c] == A(0)) continue;
+              A* to = grad_value + static_cast<Offset>(cell[c]) * step;
+#if !defined(MSDA_EMULATE) && __CUDA_ARCH__ >= 900
+              if constexpr (Lanes != 0 && std::is_same_v<A, float>) {  // four neighbours in one operation
+#pragma unroll
+                for (int d = 0; d < V; d += 4) {
+                  const A w = r.weight[c];
+                  atomicAdd(reinterpret_cast<float4*>(to + v * V + d),
+                            make_float4(w * loaded[d], w * loaded[d + 1], w * loaded[d + 2], w * loaded[d + 3]));
+                }
+                continue;
+              }
+#endif
+              to += v0 * V + place.lane;
 #pragma unroll
               for (int d = 0; d < V; ++d) {
-                const int channel = v0 * V + d * p.group + place.lane;
-                if (channel < p.channels && r.weight[c] != A(0)) {
-                  atomicAdd(grad_value + cell[c] * stride + channel, r.weight[c] * added[d]);
+                if (Lanes || v0 * V + d * group + place.lane < p.channels) {
+                  atomicAdd(to + d * group, r.weight[c] * added[d]);
                 }
               }
             }
           }
-          add_over_lanes(dot, place.lane, p.group, dots + 4 * s);
+          add_over_lanes(dot, place.lane, group, dots + 4 * s);
         }
       }
       __syncwarp();
 #pragma unroll
       for (int j = 0; j < kSlots; ++j) {
-        const int s = j * p.group + place.lane, k = k0 + s;
+        const int s = j * group + place.lane, k = k0 + s;
         if (!valid || k >= p.samples) continue;
         const A* d = dots + 4 * s;
         const SampleGrad<A> g = sample_grad(sample[j].x, sample[j].y, d[0], d[1], d[2], d[3]);
@@ -445,8 +471,8 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_cons
       }
     }
     if (p.kind == 0) continue;
-    mean = group_sum(mean, p.group);
-    for (int k = place.lane; valid && k < p.samples; k += p.group) {  // this lane wrote these itself
+    mean = group_sum(mean, group);
+    for (int k = place.lane; valid && k < p.samples; k += group) {  // this lane wrote these itself
       const A a = attention(p, read<A>(p.weights, first + k), top) * factor;
       write(p.grad_weights, first + k, a * (read<A>(p.grad_weights, first + k) - mean));
     }
@@ -626,7 +652,9 @@ Tensor run_forward(Call& call) {
     constexpr int V = decltype(width)::value, bytes = kRecords * sizeof(Record<Accumulate<T>>);
     const cudaStream_t stream = current_stream(call.value);
     const unsigned blocks = call.lay_out(V);
-    MSDA_LAUNCH((forward_kernel<T, V>), blocks, kThreads, bytes, stream, p);
+    if (!launched_fast<T, V>(p, blocks, stream)) {
+      MSDA_LAUNCH((forward_kernel<T, V>), blocks, kThreads, bytes, stream, p);
+    }
     expect_launched();
   });
   return out;
@@ -637,7 +665,14 @@ void launch_backward(Call& call, cudaStream_t stream) {
   using A = Accumulate<T>;
   constexpr int bytes = kRecords * (sizeof(Record<A>) + 4 * sizeof(A));
   const unsigned blocks = call.lay_out(V);
-  MSDA_LAUNCH((backward_kernel<T, V>), blocks, kThreads, bytes, stream, call.params);
+  if constexpr (V > 1) {
+    constexpr int lanes = 32 / V;
+    if (call.params.channels == 32 && is_small(call.params, sizeof(A))) {
+      MSDA_LAUNCH((backward_kernel<T, V, lanes>), blocks, kThreads, bytes, stream, call.params);
+      return;
+    }
+  }
+  MSDA_LAUNCH((backward_kernel<T, V, 0>), blocks, kThreads, bytes, stream, call.params);
 }
 
 // One image after the other, so that what is needed beside the results does not grow with the batch.

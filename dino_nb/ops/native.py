@@ -100,6 +100,8 @@ def status() -> dict[str, str]:
 def target_of(device: str) -> Target:
     """The library that this machine needs for ``device``, "cpu" or "cuda".
 
+    For "cuda": of the architectures of all its GPUs, or of those that ``DINO_NB_CUDA_ARCHS`` names.
+
     Raises:
         BuildError: the GPU has no kernels here.
     """
@@ -107,6 +109,8 @@ def target_of(device: str) -> Target:
         return toolchain.cpu_target(torch.backends.cpu.get_cpu_capability())
     if torch.version.cuda is None:
         raise BuildError("this torch is built for ROCm or without GPUs, and the kernels are for CUDA")
+    if archs := toolchain.wanted_archs():
+        return Target("cuda", "+".join(archs), int(torch.version.cuda.split(".")[0]))
     gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
     return toolchain.cuda_target(gpus, torch.version.cuda)
 

@@ -55,7 +55,7 @@ class Target:
     @property
     def sources(self) -> list[Path]:
         """The source to compile first, then what it includes."""
-        own = ["_cuda.cu", "_sort.cuh"] if self.device == "cuda" else ["_cpu.cpp"]
+        own = ["_cuda.cu", "_fast.cuh", "_sort.cuh"] if self.device == "cuda" else ["_cpu.cpp"]
         return [csrc() / f"{NAME}{end}" for end in (*own, ".h")]
 
     def file_name(self) -> str:
@@ -94,6 +94,12 @@ def cuda_target(capabilities: list[tuple[int, int]], cuda_version: str) -> Targe
         raise BuildError(f"the kernels need a GPU of compute capability 7.0 or newer, and here is {had or 'none'}")
     arch = "+".join(f"sm_{major}{minor}" for major, minor in new)
     return Target("cuda", arch, int(cuda_version.split(".")[0]))
+
+
+def wanted_archs() -> list[str]:
+    """The architectures in ``$DINO_NB_CUDA_ARCHS`` ("sm_75 sm_90"), oldest first; none if it is not set."""
+    named = re.split(r"[ ,;]+", os.environ.get("DINO_NB_CUDA_ARCHS", "").strip())
+    return sorted((arch for arch in named if arch), key=lambda arch: int(re.sub(r"\D", "", arch) or 0))
 
 
 def find_cxx() -> str:

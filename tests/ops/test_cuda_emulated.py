@@ -62,6 +62,28 @@ def test_16_bit(emulated, d, dtype, tolerance):
     _compare(emulated, d=d, q=3, m=2, dtype=dtype, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("kind", [2, 4])
+@pytest.mark.parametrize("levels", [4, 5])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
+)
+def test_sizes_of_the_usual_networks(emulated, levels, kind, dtype, tolerance):
+    """They have kernels of their own, in which sizes are constants; some samples lie outside and at borders."""
+    shapes = [(9, 11), (5, 6), (3, 1), (1, 1), (2, 7)][:levels]
+    _compare(emulated, shapes=shapes, q=11, d=32, m=2, kind=kind, dtype=dtype, tolerance=tolerance)
+    cells = sum(h * w for h, w in shapes)
+    _compare(emulated, shapes=shapes, q=cells, n=1, d=32, m=1, kind=kind, dtype=dtype, tolerance=tolerance)
+
+
+def test_bad_cells_stay_where_they_are_in_the_usual_sizes(emulated):
+    value, points, offsets, logits = make(n=1, q=2, m=1, dtype=torch.float32)
+    value[0, 1] = float("nan")  # at the right of a cell that is looked at in its very middle
+    points[:] = torch.tensor([0.5 / 11, 0.5 / 9])
+    wanted = emulated.ms_deform_attn_fused(value.nan_to_num(0), flat(SHAPES), points, offsets * 0, logits)
+    got = emulated.ms_deform_attn_fused(value, flat(SHAPES), points, offsets * 0, logits)
+    assert got.isfinite().all() and torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("p, shapes", [(1, [(4, 5)]), (3, SHAPES), (4, [(4, 5)] * 5), (9, [(2, 2)] * 7)])
 def test_levels_and_points(emulated, p, shapes):
     """Fewer samples than lanes, and several rounds of preparation."""

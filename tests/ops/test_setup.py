@@ -37,5 +37,8 @@ def test_ahead_of_time_build(tmp_path):
 def test_plain_build_carries_the_sources(tmp_path):
     package = _build(tmp_path, DINO_NB_BUILD_OPS="0") / "dino_nb"
     sources = sorted(path.name for path in (package / "csrc").iterdir())
-    assert sources == ["ms_deform_attn.h", *(f"ms_deform_attn_{x}" for x in ("cpu.cpp", "cuda.cu", "sort.cuh"))]
+    assert sources == [
+        "ms_deform_attn.h",
+        *(f"ms_deform_attn_{x}" for x in ("cpu.cpp", "cuda.cu", "fast.cuh", "sort.cuh")),
+    ]
     assert not (package / "ops" / "prebuilt").exists()
