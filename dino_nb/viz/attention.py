@@ -1,6 +1,8 @@
 """Where the network looks: the sampling points of its deformable attention (Deformable DETR, section 4.1)."""
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +25,8 @@ _LONG_SIDE = 900  # pixels of the shown image
 
 @dataclass
 class SamplingPoints(Scene):
-    """The places that one query sampled, in every layer; shows itself with a slider over the layers.
+    """The places that one query sampled, in every layer; shows itself with a slider over the layers. A click on the
+    image of the encoder's chooses another token.
 
     Attributes:
         image: the upright image. part: ``"decoder"`` or ``"encoder"``.
@@ -32,6 +35,7 @@ class SamplingPoints(Scene):
         weights: ``(layers, n)``: how much each contributes; the heads' means, adding up to 1.
         levels: ``(n,)`` int64: the feature map of each, 0 the finest.
         origins: ``(layers, 2)`` x, y in pixels: the place that the points lie around.
+        at: the same for another point (x, y in pixels), or None.
     """
 
     image: Image.Image
@@ -41,10 +45,17 @@ class SamplingPoints(Scene):
     weights: Tensor
     levels: Tensor
     origins: Tensor
+    at: Callable[[tuple[float, float]], "SamplingPoints"] | None = None
     unit: ClassVar[str] = "layer"
 
     def __post_init__(self) -> None:
         self.count = len(self.points)
+        self.clicked = self._move if self.at else None
+
+    def _move(self, x: float, y: float) -> None:
+        if self.at:
+            other = self.at((x * self.image.width, y * self.image.height))
+            self.points, self.weights, self.origins = other.points, other.weights, other.origins
 
     def draw(self, layer: int = -1) -> Image.Image:
         """Dots at the points of a layer: their colour tells the feature map, their area the weight."""
@@ -108,6 +119,7 @@ def encoder_attention(
     """Where the image token at ``point`` (x, y in pixels) of feature map ``level`` (0 the finest) looked, in every
     encoder layer."""
     image = image.image if isinstance(image, Result) else image
+    again = functools.partial(encoder_attention, detector, image, level=level)
     if not (0 <= point[0] <= image.width and 0 <= point[1] <= image.height):
         raise UserError(f"the point {point} is outside the image of {image.width} x {image.height} pixels.")
     trace, _ = look(detector, image)
@@ -118,7 +130,7 @@ def encoder_attention(
     places = torch.tensor(point) / torch.tensor(image.size) / _padded(detector, image.size)
     x, y = (places.clamp(0, 1 - 1e-6) * torch.tensor([width, height])).long().tolist()
     token = sum(h * w for h, w in shapes[:level]) + y * width + x
-    return _sampled(detector, image, trace.encoder, "encoder", token, None)
+    return _sampled(detector, image, trace.encoder, "encoder", token, None, again)
 
 
 def look(detector: Detector, image: Image.Image) -> tuple[Trace, Tensor]:
@@ -136,7 +148,13 @@ def query_of(trace: Trace, box: Tensor, size: Tensor) -> int:
 
 
 def _sampled(
-    detector: Detector, image: Image.Image, layers: list[Attention], part: str, query: int, box: Tensor | None
+    detector: Detector,
+    image: Image.Image,
+    layers: list[Attention],
+    part: str,
+    query: int,
+    box: Tensor | None,
+    at: Callable[[tuple[float, float]], SamplingPoints] | None = None,
 ) -> SamplingPoints:
     scale = torch.tensor(image.size) * _padded(detector, image.size)  # places are shares of the padded image
     points, weights, origins = [], [], []
@@ -146,7 +164,7 @@ def _sampled(
         weights.append(shares[0, 0].flatten().float().cpu() / shares.shape[2])
         origins.append(layer.reference_points[0, query, 0, :2].float().cpu() * scale)
     levels = torch.arange(shares.shape[3])[None, :, None].expand(shares.shape[2:]).flatten()
-    return SamplingPoints(image, part, box, torch.stack(points), torch.stack(weights), levels, torch.stack(origins))
+    return SamplingPoints(image, part, box, torch.stack(points), torch.stack(weights), levels, torch.stack(origins), at)
 
 
 def _padded(detector: Detector, size: tuple[int, int]) -> Tensor:

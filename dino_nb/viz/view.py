@@ -26,12 +26,14 @@ class Scene:
     Attributes:
         count: how many; unit: what each is. controls: name -> (class in ipywidgets, its arguments).
         shown: ``shown(index, **values) -> (image, line of HTML about it)``.
+        clicked: ``clicked(x, y)`` in shares of the image where a click on it means something, else None.
     """
 
     count: int
     unit: ClassVar[str] = "image"
     controls: Mapping[str, tuple[str, dict[str, Any]]] = {}
     shown: Any
+    clicked: Any = None
 
     def order(self, **values: Any) -> Sequence[int]:
         """The images to step through, from 0."""
@@ -135,6 +137,12 @@ class View:
             if summary:
                 self._about.value, self._figure.value = summary[0], encoded(summary[1], "PNG")
 
+    def _on_click(self, change: Any) -> None:
+        place = [float(share) for share in re.findall(r"\d\.?\d*", change.new)]
+        if len(place) == 2:
+            self.scene.clicked(*(min(max(share, 0.0), 1.0) for share in place))
+            self._update()
+
     def _lay_out(self, widgets: Any) -> Any:
         self._line, self._about = widgets.HTML(), widgets.HTML()
         self._shown, self._figure = widgets.Image(format="jpeg"), widgets.Image(format="png")
@@ -168,7 +176,14 @@ class View:
         top = widgets.HBox(columns)
         top.layout.flex_flow, top.layout.max_width = "row wrap", "900px"
         about = [self._about, self._figure] if self.scene.summary(**self._values()) else []
-        box = widgets.VBox([top, *about, self._line, self._shown])
+        below = [self._line, self._shown]
+        if self.scene.clicked is not None:  # the page writes into this text where the image was clicked
+            self.click = widgets.Text()
+            self.click.layout.display = "none"
+            self.click.add_class("dino-click")
+            self.click.observe(self._on_click, names="value")
+            below.append(self.click)
+        box = widgets.VBox([top, *about, *below])
         box.add_class(f"{self._key}-live")
         return box
 
@@ -202,6 +217,14 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   event.stopPropagation();
 }, true);
+document.addEventListener("click", (event) => {
+  const view = event.target.closest(".KEY-live"), text = view?.querySelector(".dino-click input");
+  if (!text || event.target.tagName !== "IMG") return;
+  const box = event.target.getBoundingClientRect();
+  const place = [(event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height];
+  text.value = place.map((share) => share.toFixed(4)).join(" ");
+  for (const kind of ["input", "change"]) text.dispatchEvent(new Event(kind, { bubbles: true }));
+});
 const looking = setInterval(() => {  // opened again without a kernel: the image is enough
   for (const output of document.querySelector(".KEY-still")?.closest(".jp-OutputArea")?.querySelectorAll("div") ?? [])
     if (output.textContent.startsWith("Error displaying widget")) output.remove();

@@ -61,6 +61,16 @@ def test_draw_shows_a_layer_and_a_view_steps_through_them(detector, result):
     assert encoder_attention(detector, result.image, (9, 9)).draw().size == (900, 540)
 
 
+def test_view_of_the_encoder_follows_a_click(detector, result):
+    view = encoder_attention(detector, result, (150, 40)).view()
+    before = view.image.tobytes()
+    view.click.value = "0.2500 0.5000"  # as the page writes it
+    assert (view.scene.origins - torch.tensor([50, 60])).abs().max() <= 8 and view.image.tobytes() != before
+    assert torch.equal(view.scene.points, encoder_attention(detector, result, (50, 60)).points)
+    view.click.value = ""
+    assert not hasattr(sampling_points(detector, result).view(), "click")
+
+
 def test_what_is_not_there_is_said(detector, result):
     with pytest.raises(UserError, match="no detection 9999"):
         sampling_points(detector, result, 9999)
