@@ -1,4 +1,4 @@
-"""Where files live, and writing them so that nothing half-written is ever seen."""
+"""Where files live, and writing them whole: nothing half-written is ever seen."""
 
 import contextlib
 import hashlib

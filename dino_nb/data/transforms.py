@@ -39,7 +39,7 @@ def resized_size(height: int, width: int, size: int, max_size: int | None = None
 
 
 class ResizeShortSide(v2.Transform):
-    """Resize image and boxes so that the short side is one of ``sizes``, drawn anew for each image."""
+    """Resize image and boxes to a short side of one of ``sizes``, drawn anew for each image."""
 
     def __init__(self, sizes: Sequence[int], max_size: int | None = None) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def eval_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2
 
 
 def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2.Transform:
-    """The published training pipeline, scaled so that its largest short side is ``size``.
+    """The published training pipeline, with all its sizes scaled to a largest short side of ``size``.
 
     A flip; then half the time a resize, half the time a smaller resize, a random crop and a resize. At 800 / 1333
     these are the published numbers (480..800 in steps of 32; 400, 500 or 600 and a crop of 384..600); a small
