@@ -69,6 +69,7 @@ CSVS = {
     "tensorflow": "filename,width,height,class,xmin,ymin,xmax,ymax\n{n}.png,64,48,cat,4,5,20,30\n",
     "no header": "images/{n}.png,4,5,20,30,cat\n",
     "semicolons": "Image Path;Label;X Min;Y Min;X Max;Y Max\n{n}.png;cat;4;5;20;30\n",
+    "decimal commas": "file;class;xmin;ymin;xmax;ymax\n{n}.png;cat;4,0;5,0;20,0;30,0\n",
     "sizes": "image_id,bbox_x,bbox_y,bbox_width,bbox_height,category\n{n},4,5,16,25,cat\n",
     "centres": "file\tx_center\ty_center\twidth\theight\tlabel\n{n}.png\t12\t17.5\t16\t25\tcat\n",
     "one cell": 'image_id,width,height,bbox,label\n{n},64,48,"[4.0, 5.0, 16.0, 25.0]",cat\n',

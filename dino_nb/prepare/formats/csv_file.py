@@ -116,7 +116,8 @@ def _images(
         size = image_size(*(cells[i] for i in columns.size)) if columns.size else None
         image = images.setdefault((file, split), ImageRow(file, where, split=split, size=size, source=key))
         texts = [cells[i] for i in columns.box]
-        texts = _NUMBER.findall(texts[0]) if columns.form == "cell" else texts
+        # a comma within a cell of one number is the decimal comma of a spreadsheet
+        texts = _NUMBER.findall(texts[0]) if columns.form == "cell" else [t.replace(",", ".") for t in texts]
         if not any(texts):
             continue  # an image without objects
         box: Any = finite(texts, 4)
