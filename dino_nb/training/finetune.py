@@ -30,10 +30,11 @@ from dino_nb.training.outcome import advice, report_on
 from dino_nb.training.precision import choose
 from dino_nb.training.randomness import seed_everything
 from dino_nb.training.recipe import size_in_steps
+from dino_nb.training.run import Run
 from dino_nb.training.setup import load_source, make_run, model_of_state, new_model
 from dino_nb.training.state import check_same_run, data_fingerprint
 from dino_nb.training.stopping import StopRequest
-from dino_nb.training.trainer import Run, fit
+from dino_nb.training.trainer import fit
 from dino_nb.training.validation import Validation
 
 # Settings that may change between the parts of one run: they move no weight, or only in the last bits; and its length,

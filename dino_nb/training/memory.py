@@ -108,12 +108,7 @@ def set_grad_checkpointing(model: DINO, level: str) -> None:
 
 
 def worst_case_step(
-    model: DINO,
-    criterion: Criterion,
-    precision: Precision,
-    canvas: tuple[int, int],
-    objects: int,
-    device: torch.device,
+    model: DINO, criterion: Criterion, precision: Precision, canvas: tuple[int, int], objects: int, device: torch.device
 ) -> Callable[[str], tuple[int, int]]:
     """A function ``measure(level)`` for ``plan_memory``: one image of ``canvas`` (h, w) with ``objects`` boxes.
 

@@ -10,8 +10,9 @@ from dino_nb.checkpoints.checkpoint import store_thresholds
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.evaluation.compare import Comparison, compare
 from dino_nb.evaluation.evaluate import EvalResult, evaluate
+from dino_nb.training.run import Run
 from dino_nb.training.stopping import StopNow
-from dino_nb.training.trainer import BEFORE, Run
+from dino_nb.training.trainer import BEFORE
 
 _FEW_OBJECTS, _LOOSE, _DUPLICATES = 10, 0.03, 0.1
 

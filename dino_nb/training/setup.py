@@ -27,9 +27,9 @@ from dino_nb.training.precision import Precision, choose
 from dino_nb.training.preview import first_batch
 from dino_nb.training.progress import Progress
 from dino_nb.training.recipe import calm_from
+from dino_nb.training.run import Run
 from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset, image_weights
 from dino_nb.training.stopping import ignore_in_worker
-from dino_nb.training.trainer import Run
 from dino_nb.training.validation import Validation
 from dino_nb.training.warmstart import warm_start
 

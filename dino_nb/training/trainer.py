@@ -10,34 +10,24 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dino_nb import distributed
 from dino_nb.checkpoints.checkpoint import save_checkpoint
-from dino_nb.config import TrainConfig
 from dino_nb.data.dataset import move
 from dino_nb.errors import UserError
 from dino_nb.evaluation.stream import write_results
-from dino_nb.models.dino import DINO
-from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT, CheckpointManager
-from dino_nb.training.criterion import Criterion, count_boxes
-from dino_nb.training.memory import Plan, is_out_of_memory, release, set_grad_checkpointing
-from dino_nb.training.optim import Ema, clip_gradients, load_optimizer, rate_factor, set_learning_rate
-from dino_nb.training.precision import Precision
-from dino_nb.training.progress import Progress
+from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT
+from dino_nb.training.criterion import count_boxes
+from dino_nb.training.memory import is_out_of_memory, release, set_grad_checkpointing
+from dino_nb.training.optim import clip_gradients, rate_factor, set_learning_rate
 from dino_nb.training.randomness import seed_everything
 from dino_nb.training.recipe import LENGTH, calm_from, fit_into
-from dino_nb.training.sampler import ResumableBatchSampler
+from dino_nb.training.run import Run
 from dino_nb.training.step import accumulate_gradients
-from dino_nb.training.stopping import StopNow, StopRequest
-from dino_nb.training.validation import Validation
+from dino_nb.training.stopping import StopNow
 
 BEFORE = "evaluation/before/results.json"  # what the untouched checkpoint found
 _UNTIMED, _TIMED = 5, 25  # the first steps are slow, and the next ones tell how long a step takes
@@ -46,85 +36,6 @@ _FEW_STEPS = 500
 
 class TrainingDiverged(UserError):
     """Many steps in a row had no finite gradient."""
-
-
-@dataclass
-class Run:
-    """Everything that a run needs and moves forward.
-
-    ``loader`` yields (images, targets) of this process's share of one effective batch, in the order of ``sampler``;
-    ``history`` has one record per evaluation; ``skipped`` counts the last steps in a row that changed nothing.
-    ``given``: settings that are the user's own; ``shaped``: what a time budget made of the others.
-    """
-
-    model: DINO
-    criterion: Criterion
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    sampler: ResumableBatchSampler
-    loader: DataLoader
-    validation: Validation
-    manager: CheckpointManager
-    progress: Progress
-    stop: StopRequest
-    config: TrainConfig
-    plan: Plan
-    device: torch.device
-    output_dir: Path
-    settings: dict[str, Any]
-    data_fingerprint: dict[str, str]
-    ema: Ema | None = None
-    given: Collection[str] = ()
-    epoch: int = 0
-    step: int = 0
-    skipped: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    shaped: dict[str, Any] = field(default_factory=dict)
-    times: list[float] = field(default_factory=list)
-    evaluation_seconds: float = 0.0
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The history's record of the highest AP, the earliest of equals; None before the first evaluation."""
-        return max(self.history, key=lambda record: record["AP"], default=None)
-
-    @property
-    def averaged(self) -> DINO:
-        """The model that is evaluated and shipped."""
-        return self.ema.module if self.ema else self.model
-
-    def state_dict(self) -> dict[str, Any]:
-        """The run as plain data and tensors."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "history": self.history,
-            "epoch": self.epoch,
-            "step": self.step,
-            "nonfinite": self.skipped,
-            "shaped": self.shaped,
-            "plan": dataclasses.asdict(self.plan),
-            "config": self.settings,
-            "data_fingerprint": self.data_fingerprint,
-            "model_config": dataclasses.asdict(self.model.config),
-            "class_names": self.model.class_names,
-            "category_ids": self.model.category_ids,
-            "input_size": list(self.model.input_size),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring a new run to where ``state`` was taken."""
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.precision.load_state_dict(state["scaler"])
-        self.sampler.load_state_dict(state["sampler"])
-        self.history, self.epoch, self.step = state["history"], state["epoch"], state["step"]
-        self.skipped, self.shaped = state["nonfinite"], state.get("shaped", {})
 
 
 def fit(run: Run) -> str:
@@ -183,7 +94,7 @@ def plan_time(run: Run) -> None:
     if left is not None and run.config.steps and not run.shaped:
         spent = run.step * step + run.evaluation_seconds  # of the whole run, which fit_into plans
         shaped = fit_into(run.config, per_epoch, left + spent, step, run.evaluation_seconds, run.given)
-        shaped = distributed.run_on_main(lambda: shaped)
+        shaped = distributed.run_on_main(lambda: shaped if shaped.epochs > run.epoch else run.config)
         run.shaped = {name: getattr(shaped, name) for name in LENGTH if shaped != run.config}
         run.config = shaped
         run.loader.dataset.calm_from.fill_(calm_from(shaped))  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from dino_nb.training.criterion import Criterion
 from dino_nb.training.memory import Plan
 from dino_nb.training.optim import Ema, make_optimizer
 from dino_nb.training.precision import Precision
+from dino_nb.training.run import Run
 from dino_nb.training.sampler import ResumableBatchSampler, SeededDataset
 
 # Denoising is off: how many denoising groups there are depends on the images of a micro-batch (as published), so
@@ -53,7 +54,7 @@ def train(micro_batch=4):
         [(64, 64)] * IMAGES, CONFIG.batch_size, 5, rank=distributed.rank(), world_size=distributed.world_size()
     )
     data = SeededDataset(Images(), CONFIG.seed)
-    run = trainer.Run(
+    run = Run(
         model=model,
         criterion=Criterion(MODEL),
         optimizer=optimizer,
