@@ -78,7 +78,7 @@ def model_from(content: dict[str, Any], where: str | Path = "the checkpoint") ->
     check_whole(weights, where)
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes a damaged file asks for
-            build_model(config).load_state_dict(weights)
+            build_model(config).load_state_dict({k: v.to("meta") for k, v in weights.items()})
         model = build_model(config)
         model.to(next(v.dtype for v in weights.values() if v.is_floating_point()))
         model.load_state_dict(weights)

@@ -68,6 +68,6 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(memory)  # [bs, S, C]
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None], 0)
-        value = value.unflatten(-1, (self.n_heads, -1))  # [bs, S, M, C / M]
+        value = value.view(*value.shape[:2], self.n_heads, -1)  # [bs, S, M, C / M]
         offsets, logits = self.offsets_and_logits(query)
         return self.output_proj(fused_unchecked(value, spatial_shapes, reference_points, offsets, logits))

@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 def cell_centres(size: tuple[int, int], device: torch.device) -> Tensor:
     """``(h, w, 2)`` float32 x, y of the centres of a map's cells, in cells."""
     y, x = (torch.arange(length, dtype=torch.float32, device=device) + 0.5 for length in size)
-    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+    return torch.stack([x.expand(y.shape[0], -1), y[:, None].expand(-1, x.shape[0])], -1)
 
 
 def get_reference_points(spatial_shapes: list[tuple[int, int]], valid_ratios: Tensor) -> Tensor:

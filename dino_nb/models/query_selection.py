@@ -93,8 +93,10 @@ def distinct_first(boxes: Tensor, overlap: float) -> Tensor:
     for first in range(0, boxes.shape[1], _ROWS):
         better = corners[:, first : first + _ROWS]
         similar = generalized_iou(better[:, :, None], corners[:, None]) > overlap  # [bs, rows, N]
-        again |= similar.triu(1 + first).any(1)
-    return again.int().argsort(dim=1, stable=True)
+        again = again | similar.triu(1 + first).any(1)
+    count = boxes.shape[1]
+    order = again.long() * count + torch.arange(count, device=boxes.device)  # no two alike: any sort is a stable one
+    return order.topk(count, 1, largest=False).indices
 
 
 def grid_proposals(
