@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
@@ -41,42 +42,43 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
     labels = {key.lower(): key for key in keys} | {key: key for key in keys}
     by_stem: dict[str, list[str]] = {}
     for key in keys:
-        by_stem.setdefault(posixpath.splitext(posixpath.basename(key))[0].lower(), []).append(key)
-    images, used, background, outside, runs = [], set(), 0, 0, 0
+        by_stem.setdefault(_stem(key), []).append(key)
+    images, used, left = [], set(), Counter[str]()
     for file in source.each(source.images):
-        split = _split(file, folders)
+        split, label = _split(file, folders), _label_of(file, labels, by_stem)
         if folders and split is None:
-            outside += 1
+            left[f"images are in no folder that {yaml} names and are left out."] += 1
             continue
-        label = _label_of(file, labels, by_stem)
         if label is None and "runs" in file.lower().split("/")[:-1]:  # plots of a training
-            runs += 1
+            left["images without labels are in a folder 'runs', as a training makes it: left out."] += 1
             continue
         image = ImageRow(file, label or file, split=split, layout="xyxy-relative", source=label or "")
         if label:
             used.add(label)
             image.boxes = list(_boxes(source, label, names, "kpt_shape" in settings, image))
-        background += label is None
+        left["images have no label file: taken as background."] += label is None
         images.append(image)
-    if background:
-        source.note(f"{background:,} of {len(images):,} images have no label file: taken as background.")
-    if outside:
-        source.note(f"{outside:,} images are in no folder that {yaml} names and are left out.")
-    if runs:
-        source.note(f"{runs:,} images without labels are in a folder 'runs', as a training makes it: left out.")
+    _tell_unused(source, sorted(set(keys) - used), used, left)
+    for what, count in left.items():
+        if count:
+            source.note(f"{count:,} {what}")
+    return Annotations(images, dict(zip(names, range(len(names)))))
+
+
+def _tell_unused(source: Source, keys: list[str], used: set[str], left: Counter[str]) -> None:
+    """Label files that no image took: a fault if there is no image of their name."""
     taken = {split_of(key) for key in used} | {None}
-    stems = {posixpath.splitext(posixpath.basename(file))[0].lower() for file in source.images}
-    second = []
-    for key in sorted(set(keys) - used):
+    stems = {_stem(file) for file in source.images}
+    for key in keys:
         if split_of(key) in taken and _ROW.match(source.head(key)):
-            if posixpath.splitext(posixpath.basename(key))[0].lower() in stems:
-                second.append(key)
+            if _stem(key) in stems:
+                left["label files are second ones of their image, or of images left out, and are not read."] += 1
             else:
                 source.fault(key, "there is no image of this name for the label file.")
-    if second:
-        source.note(f"{len(second):,} label files are second ones of their image, or of images left out, and are "
-                    f"not read: {', '.join(second[:3])}.")  # fmt: skip
-    return Annotations(images, dict(zip(names, range(len(names)))))
+
+
+def _stem(key: str) -> str:
+    return posixpath.splitext(posixpath.basename(key))[0].lower()
 
 
 def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
