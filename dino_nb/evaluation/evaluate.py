@@ -20,7 +20,7 @@ from dino_nb.checkpoints.load import load_model, pick_device
 from dino_nb.data.classes import ClassMatch
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.analysis import Analysis, analyse
 from dino_nb.evaluation.coco import Scores, score
@@ -94,11 +94,7 @@ class EvalResult(Printed):
 
     def show(self, part: str) -> Printed:
         """One part of the report, to print or to end a notebook cell with."""
-        if part not in report.PARTS:
-            raise UserError(
-                f"the report has no part {part!r}.{did_you_mean(part, report.PARTS)} It has {', '.join(report.PARTS)}."
-            )
-        return report.Part(report.PARTS[part](self))
+        return report.part(self, part)
 
     def to_dict(self) -> dict[str, Any]:
         return report.to_dict(self)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from dino_nb.charts import COLORS, Bars, Curves, Images, Matrix, Section
-from dino_nb.errors import printable
+from dino_nb.errors import UserError, did_you_mean, printable
 from dino_nb.evaluation.analysis import KINDS
 from dino_nb.evaluation.drawing import beside, crop
+from dino_nb.evaluation.labels import label_rows, labels_to_check
 from dino_nb.evaluation.stream import write_results
 from dino_nb.files import write_text
 from dino_nb.printer import Block, Lines, Printed, Table, to_page, to_text
@@ -51,6 +52,13 @@ class Part(Printed):
         return self._blocks
 
 
+def part(result: Any, name: str) -> Part:
+    """One of ``PARTS``."""
+    if name not in PARTS:
+        raise UserError(f"the report has no part {name!r}.{did_you_mean(name, PARTS)} It has {', '.join(PARTS)}.")
+    return Part(PARTS[name](result) if _objects(result) or name in _ALWAYS else [Lines([_NOTHING])])
+
+
 def short(result: Any) -> list[Block]:
     """What an ``EvalResult`` prints: numbers and classes."""
     return [*numbers(result), *([_class_table(result)] if _objects(result) else [])]
@@ -68,11 +76,11 @@ def numbers(result: Any) -> list[Block]:
     if published := settings.get("published"):
         differs = f"; measured with {', '.join(published['differs'])}" if published["differs"] else ""
         lines.append(f"published AP of {published['name']}: {published['AP']:.3f}{differs}")
-    lines.append(
-        f"{len(result.scores.found):,} detections in {result.seconds:.1f} s, {result.images_per_second:.2f} images/s"
-        + (f" ({_speed(result)})" if result.milliseconds else "")
-        + f"; scored by {result.scores.library}"
-    )
+    rate = f"{result.images_per_second:.2f} images/s"
+    if result.milliseconds:
+        rate += f" (ms per image: {', '.join(f'{step} {ms:.1f}' for step, ms in result.milliseconds.items())})"
+    found = f"{len(result.scores.found):,} detections in {result.seconds:.1f} s"
+    lines.append(f"{found}, {rate}; scored by {result.scores.library}")
     if result.output_dir is not None:
         lines.append(f"written to {result.output_dir}: results.json, report.html, .txt, .json, per_class.csv")
     if not _objects(result):
@@ -155,7 +163,7 @@ def labels(result: Any) -> list[Block]:
     told = [f"{len(rows):,} labels to look at, in label_errors.csv and labels_to_check.json (COCO). Dashed: the label."]
     crops = [
         (
-            f"{row['file']}: {row['kind']} {row['certainty']:.2f}, {row['annotated']} -> {row['found']}",
+            f"{row['file']}: {row['question']} {row['certainty']:.2f}",
             partial(crop, result, -1 if c["object"] is None else c["object"], c["detection"]),
         )
         for row, c in zip(rows[:_LABELS], result.analysis.label_errors)
@@ -186,15 +194,14 @@ PARTS = {
     **{"numbers": numbers, "threshold": threshold, "classes": classes, "errors": errors, "confusion": confusion},
     **{"labels": labels, "worst": worst, "settings": settings},
 }
+_ALWAYS = ("numbers", "settings")  # also where nothing is annotated
 _TITLES = {"labels": "Labels to check", "worst": "Worst images", "confusion": "Confused classes"}
 
 
 def sections(result: Any) -> list[Block]:
     """The whole report."""
-    chosen = PARTS if _objects(result) else {"numbers": numbers, "settings": settings}
-    return [
-        Section(_TITLES.get(name, name.capitalize()), part(result), name != "settings") for name, part in chosen.items()
-    ]
+    chosen = PARTS if _objects(result) else _ALWAYS
+    return [Section(_TITLES.get(n, n.capitalize()), PARTS[n](result), n != "settings") for n in chosen]
 
 
 def to_dict(result: Any) -> dict[str, Any]:
@@ -245,47 +252,6 @@ def to_dict(result: Any) -> dict[str, Any]:
     }
 
 
-def label_rows(result: Any) -> list[dict[str, Any]]:
-    """Labels to check, most certain first: image, kind, classes, the annotation's id, the box found."""
-    scores, names = result.scores, [row["name"] for row in result.per_class]
-    rows = []
-    for c in result.analysis.label_errors:
-        _, x, y, w, h, certain, category = scores.found.table[c["detection"]].tolist()
-        about = c["object"]
-        image_id = scores.found.image_ids[c["image"]]
-        rows.append(
-            {
-                **{"file": result.path(image_id).name, "image_id": image_id, "kind": c["kind"]},
-                "certainty": c["certainty"],
-                "annotated": "" if about is None else names[int(scores.truth[about, 5])],
-                "found": names[int(category)],
-                "annotation_id": None if about is None else scores.annotations[about]["id"],
-                **{"score": certain, "x": x, "y": y, "width": w, "height": h},
-            }
-        )
-    return rows
-
-
-def labels_to_check(result: Any) -> dict[str, Any]:
-    """A COCO file of the images with suspicious labels, to correct in a labelling tool and bring back by ``convert``.
-
-    Annotations are as they were, with a ``suspicion``; boxes that seem to be missing are added (to be deleted if not).
-    """
-    rows, scores = label_rows(result), result.scores
-    data, chosen = result.dataset.coco().dataset, {row["image_id"] for row in rows}
-    about = {row["annotation_id"]: f"{row['kind']}: {row['found']}?" for row in reversed(rows)}
-    kept = [a for a in data["annotations"] if a["image_id"] in chosen]
-    kept = [{**a, "suspicion": about[a["id"]]} if a["id"] in about else a for a in kept]
-    number = max([a["id"] for a in data["annotations"] if isinstance(a["id"], int)], default=0)
-    ids = {row["name"]: row["id"] for row in scores.per_class}
-    for n, row in enumerate((r for r in rows if r["kind"] == "missing box"), number + 1):
-        box = [row[k] for k in ("x", "y", "width", "height")]
-        new = {"id": n, "image_id": row["image_id"], "category_id": ids[row["found"]], "bbox": box, "iscrowd": 0}
-        kept.append({**new, "area": box[2] * box[3], "suspicion": f"missing box, score {row['score']:.2f}"})
-    images = [image for image in data["images"] if image["id"] in chosen]
-    return {"images": images, "annotations": kept, "categories": data["categories"]}
-
-
 def write(result: Any, folder: str | Path) -> None:
     """Write results, report and tables to ``folder``, each atomically."""
     folder = Path(folder)
@@ -329,11 +295,6 @@ def _class_table(result):
         for row in result.per_class
     ]
     return Table(("class", *_COLUMNS), rows, 1000)
-
-
-def _speed(result):
-    each = ", ".join(f"{step} {ms:.1f}" for step, ms in result.milliseconds.items())
-    return f"ms per image: {each}"
 
 
 def _versions():

@@ -1,0 +1,49 @@
+"""Annotations that may be wrong: as a table, and as a COCO file to correct in a labelling tool."""
+
+from typing import Any
+
+_QUESTIONS = {"wrong class": "{annotated}, or {found}?", "missing box": "a {found}?", "loose box": "{annotated} here?"}
+
+
+def label_rows(result: Any) -> list[dict[str, Any]]:
+    """Labels to check of an ``EvalResult``, most certain first: image, kind, classes, annotation, the box found."""
+    scores, names = result.scores, [row["name"] for row in result.per_class]
+    rows = []
+    for c in result.analysis.label_errors:
+        _, x, y, w, h, certain, category = scores.found.table[c["detection"]].tolist()
+        about = c["object"]
+        image_id = scores.found.image_ids[c["image"]]
+        file = result.path(image_id).relative_to(result.dataset.image_dir).as_posix()
+        known = {
+            "annotated": "" if about is None else names[int(scores.truth[about, 5])],
+            "found": names[int(category)],
+        }
+        rows.append(
+            {
+                **{"file": file, "image_id": image_id, "kind": c["kind"]},
+                **{"question": _QUESTIONS[c["kind"]].format(**known), "certainty": c["certainty"], **known},
+                "annotation_id": None if about is None else scores.annotations[about]["id"],
+                "category_id": scores.found.category_ids[int(category)],
+                **{"score": certain, "x": x, "y": y, "width": w, "height": h},
+            }
+        )
+    return rows
+
+
+def labels_to_check(result: Any) -> dict[str, Any]:
+    """A COCO file of the images with suspicious labels, to correct in a labelling tool and bring back by ``convert``.
+
+    Annotations are as they were, with a ``suspicion``; boxes that seem to be missing are added (to be deleted if not).
+    """
+    rows = label_rows(result)
+    data, chosen = result.dataset.coco().dataset, {row["image_id"] for row in rows}
+    about = {row["annotation_id"]: row["question"] for row in reversed(rows)}
+    kept = [a for a in data["annotations"] if a["image_id"] in chosen]
+    kept = [{**a, "suspicion": about[a["id"]]} if a["id"] in about else a for a in kept]
+    number = max([a["id"] for a in data["annotations"] if isinstance(a["id"], int)], default=0)
+    for n, row in enumerate((r for r in rows if r["kind"] == "missing box"), number + 1):
+        box = [row[k] for k in ("x", "y", "width", "height")]
+        new = {"id": n, "image_id": row["image_id"], "category_id": row["category_id"], "bbox": box, "iscrowd": 0}
+        kept.append({**new, "area": box[2] * box[3], "suspicion": f"missing box, score {row['score']:.2f}"})
+    images = [image for image in data["images"] if image["id"] in chosen]
+    return {"images": images, "annotations": kept, "categories": data["categories"]}
