@@ -157,7 +157,7 @@ comparison
 # one object, and learn to leave it to one of them.
 
 # %% tags=["layers"]
-richest = max(results, key=len)
+richest = max(shown, key=len)
 layers = dino_nb.viz.decoder_layers(detector, richest) if richest else None
 layers
 

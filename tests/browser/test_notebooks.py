@@ -42,6 +42,7 @@ def opened(browser, address):
         notebook = lab.Notebook(context, address, name)
         pages.append((context, notebook))
         assert notebook.run_all(seconds) == []
+        assert notebook.noise() == []
         return notebook
 
     yield run
@@ -88,11 +89,12 @@ def test_inference_runs_and_follows_mouse_and_keyboard(opened):
     handle = notebook.slider(cell, "threshold")
 
     def drag():
+        handle.hover()
         box = handle.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         notebook.page.mouse.move(x, y)
         notebook.page.mouse.down()
-        notebook.page.mouse.move(x + 90, y, steps=6)
+        notebook.page.mouse.move(x + 175, y, steps=6)
         notebook.page.mouse.up()
 
     few, _ = notebook.changes(cell, drag)
@@ -106,4 +108,9 @@ def test_inference_runs_and_follows_mouse_and_keyboard(opened):
     before = notebook.shown(cell)[0]
     after, _ = notebook.changes(cell, lambda: [handle.press("PageUp") for _ in range(3)])
     assert "precision" in before and before != after
+
+    cell = notebook.cell("layers")
+    before, _ = notebook.shown(cell)
+    after, _ = notebook.changes(cell, lambda: notebook.slider(cell, "layer").press("ArrowRight"))
+    assert "1 of 4" in before and "2 of 4" in after
     look(notebook, "inference_and_visualization")
