@@ -26,20 +26,32 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor, rows: int = 1024) 
 
 
 def _is_traced() -> bool:
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    return bool(torch.jit.is_tracing() or torch.onnx.is_in_onnx_export())
 
 
 class Packed:
-    """A weight in oneDNN's own layout, made again when its source has changed; copies and files leave it out."""
+    """A weight as the device multiplies it fastest, made again when its source has changed.
+
+    Copies of the network and files leave it out.
+    """
 
     def __init__(self) -> None:
         self._state: Any = None
         self._value: Any = None
 
-    def get(self, sources: list[Tensor], make: Callable[[], Any]) -> Any:
-        state = [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in sources]
+    def get(self, layer: "Linear | Conv2d", x: Tensor) -> tuple[bool, Any, Tensor | None]:
+        """Whether weight and bias are for oneDNN's fused operators, and these two; ``x`` is the layer's input."""
+        half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+        fused = half is None and x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn()
+        sources = layer.sources()
+        state = [fused, half, *((s.data_ptr(), 0 if s.is_inference() else s._version) for s in sources)]
         if state != self._state:
-            self._state, self._value = state, make()
+            weight, bias = layer.folded()
+            if fused:
+                weight = layer.reordered(weight.contiguous())
+            elif half is not None:  # cast once, not in every call
+                weight, bias = weight.to(half), None if bias is None else bias.to(half)
+            self._state, self._value = state, (fused, weight, bias)
         return self._value
 
     def __deepcopy__(self, memo: dict) -> "Packed":
@@ -49,17 +61,14 @@ class Packed:
         return Packed, ()
 
 
-def _usable(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not _is_traced()
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-    )
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
+def _prepared(layer: "Linear | Conv2d", x: Tensor) -> tuple[bool, Any, Tensor | None]:
+    if layer.packed is None or torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_traced():
+        return False, *layer.folded()
+    return layer.packed.get(layer, x)
 
 
 class Linear(nn.Linear):
@@ -67,11 +76,24 @@ class Linear(nn.Linear):
 
     packed: Packed | None = None
 
+    def sources(self) -> list[Tensor]:
+        """What the prepared weight and bias are made from."""
+        return list(self.parameters())
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    def reordered(self, weight: Tensor) -> Tensor:
+        """``weight`` in oneDNN's layout."""
+        return torch.ops.mkldnn._reorder_linear_weight(weight)
+
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        if self.packed is not None and _usable(x):
-            weight = self.packed.get([self.weight], lambda: torch.ops.mkldnn._reorder_linear_weight(self.weight))
-            return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "relu" if relu else "none", [], "")
-        x = super().forward(x)
+        """``(..., in_features)`` to ``(..., out_features)``."""
+        fused, weight, bias = _prepared(self, x)
+        if fused:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
+        x = F.linear(x, weight, bias)
         return F.relu(x, inplace=not torch.is_grad_enabled()) if relu else x
 
 
@@ -81,6 +103,10 @@ class Conv2d(nn.Conv2d):
     packed: Packed | None = None
     norms: tuple = ()  # the norm, in a tuple: its parameters and name stay with its own place in the network
     relu = False
+
+    def sources(self) -> list[Tensor]:
+        """What the prepared weight and bias are made from."""
+        return [*self.parameters(), *(x for norm in self.norms for x in norm.buffers())]
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of convolution and norm together."""
@@ -93,27 +119,24 @@ class Conv2d(nn.Conv2d):
             shift = shift + self.bias * scale
         return self.weight * scale.view(-1, 1, 1, 1), shift
 
-    def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
-        relu = relu or self.relu
+    def reordered(self, weight: Tensor) -> Tensor:
+        """``weight`` in oneDNN's layout."""
         where = self.padding, self.stride, self.dilation, self.groups
-        if self.packed is not None and _usable(x):
-            weight, bias = self.packed.get(self._sources(), lambda: self._pack(where))
-            op = torch.ops.mkldnn._convolution_pointwise
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *where, None)
+
+    def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
+        """``(B, C_in, H, W)`` to ``(B, C_out, h, w)``; ``add``: a residual of the result's shape."""
+        relu = relu or self.relu
+        fused, weight, bias = _prepared(self, x)
+        if fused:
+            where, op = (self.padding, self.stride, self.dilation, self.groups), torch.ops.mkldnn._convolution_pointwise
             if add is not None:
                 return op.binary(x, add, weight, bias, *where, "add", None, "relu" if relu else None, [], "")
             return op(x, weight, bias, *where, "relu" if relu else "none", [], "")
-        weight, bias = self.folded()
         x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         if add is not None:  # autograd needs none of the values that are replaced here
             x = x.add_(add) if x.dtype == add.dtype else x + add
         return x.relu_() if relu else x
-
-    def _sources(self) -> list[Tensor]:
-        return [*self.parameters(), *(x for norm in self.norms for x in norm.buffers())]
-
-    def _pack(self, where: tuple) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.folded()
-        return torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *where, None), bias
 
 
 class _Absorbed(FrozenBatchNorm2d):

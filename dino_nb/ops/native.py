@@ -14,11 +14,12 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from dino_nb import files
 from dino_nb.errors import UserError, did_you_mean
@@ -166,12 +167,17 @@ def _find_or_compile(target: Target, force: bool) -> tuple[Target, Path, float |
     if not force and _intact(path):
         return target, path, None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_process(path.with_suffix(".lock")):
+    lock = FileLock(path.with_suffix(".lock"))
+    with contextlib.suppress(OSError, NotImplementedError):  # a mounted Drive has no locks; renaming is atomic anyway
+        lock.acquire()
+    try:
         if not force and _intact(path):  # another process was faster
             return target, path, None
         start = time.perf_counter()
         compile_to(target, path, Path(torch.__file__).parent)
         return target, path, time.perf_counter() - start
+    finally:
+        lock.release()
 
 
 def compile_to(target: Target, path: Path, torch_root: Path) -> None:
@@ -192,25 +198,11 @@ def _intact(path: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    """Hold a lock on ``path`` between processes, on systems and disks that know file locks."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("w") as handle:
-        with contextlib.suppress(OSError):  # a mounted Drive has no locks; renaming is atomic all the same
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _load(path: Path) -> None:
     """Load a library into this process, which registers its kernels."""
     try:
         torch.ops.load_library(str(path))
-    except OSError:  # a mounted Drive may forbid to execute what lies on it
+    except OSError:  # a mounted Drive may not let its files be executed
         with tempfile.TemporaryDirectory() as folder:
             torch.ops.load_library(shutil.copy(path, folder))
 

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from dino_nb.config import ModelConfig
+from dino_nb.models.dino import build_model
 from dino_nb.prepare.sample import make_sample
 from dino_nb.training.checkpoint_manager import read_state
 from tests.models import test_golden
@@ -20,6 +22,19 @@ def test_golden_eval(name):
 
 def test_golden_training_step():
     test_golden.test_training_step("dino_4scale_r50_train", "cuda")
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_network_does_not_wait_for_the_device(amp):
+    model = build_model(ModelConfig()).cuda().eval().optimize()
+    images = [torch.rand(3, 320, 400, device="cuda"), torch.rand(3, 300, 416, device="cuda")]
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=amp):
+        model(images)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(images)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture(scope="module")

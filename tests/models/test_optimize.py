@@ -119,6 +119,17 @@ def test_optimized_network_falls_back_on_other_types(model):
         assert torch.equal(fused([image])["pred_boxes"], copy.deepcopy(model).double()([image])["pred_boxes"])
 
 
+def test_optimized_network_casts_its_weights_once_under_autocast(model):
+    plain, image = copy.deepcopy(model), [torch.rand(3, 64, 64)]
+    fused = copy.deepcopy(model).optimize()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        wanted, got = plain(image), fused(image)
+        layer = fused.encoder.layers[0].linear1
+        _, weight, _ = layer.packed.get(layer, torch.rand(1, 64))
+        assert weight.dtype == torch.bfloat16 and layer.packed.get(layer, torch.rand(1, 64))[1] is weight
+    assert torch.allclose(got["pred_logits"].float(), wanted["pred_logits"].float(), atol=0.05)
+
+
 def test_published_formulation_computes_the_same(model):
     model = copy.deepcopy(model).double()
     images = [torch.rand(3, 64, 96).double(), torch.rand(3, 96, 70).double()]
