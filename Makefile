@@ -9,7 +9,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# An index with CPU builds of PyTorch, to be used where there is no GPU; if it is empty, the usual build is installed.
+TORCH_CPU_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND := Agg
 # One thread per process: tests run side by side, and their networks are small. Threads that wait sleep: spinning, they
@@ -30,12 +31,12 @@ $(VENV)/.installed: requirements.txt pyproject.toml $(wildcard setup.py)
 	  done; \
 	  echo "make: no python3 of at least 3.10 with the venv module is on the PATH" >&2; exit 1; \
 	fi
-	@if ! $(PY) -c 'import torch, torchvision' 2>/dev/null && ! nvidia-smi >/dev/null 2>&1; then \
-	  echo "Installing PyTorch for the CPU (200 MB), since there is no NVIDIA GPU ..."; \
-	  $(PY) -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch torchvision 2>/dev/null \
-	    || echo "No CPU build could be downloaded: the usual one is taken (several GB)."; \
+	@if [ -n "$(TORCH_CPU_INDEX)" ] && ! nvidia-smi >/dev/null 2>&1 && ! $(PY) -c 'import torch' 2>/dev/null; then \
+	  echo "Installing PyTorch for the CPU, since there is no NVIDIA GPU: 200 MB ..."; \
+	  $(PY) -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_CPU_INDEX) torch torchvision \
+	    || echo "No CPU build could be downloaded from $(TORCH_CPU_INDEX): the usual one is installed."; \
 	fi
-	@echo "Installing the package and what it needs into $(VENV) (without PyTorch yet: several GB, some minutes) ..."
+	@echo "Installing the package and what it needs into $(VENV) (with PyTorch, if it is not there: several GB, some minutes) ..."
 	@set -o pipefail; $(PY) -m pip install -r requirements.txt -e '.[test]' \
 	  | grep --line-buffered -E '^ *(Downloading|Building|Installing|Successfully)' | cut -c1-110
 	@touch $@
@@ -63,8 +64,8 @@ test-browser: venv
 
 # Nothing is downloaded: the sample is drawn, and dino-tiny comes with the package.
 demo: venv
-	@$(PY) scripts/demo.py demo
+	@$(PY) -m tests.demo demo
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find dino_nb tests notebooks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find dino_nb tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

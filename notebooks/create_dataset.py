@@ -42,7 +42,8 @@
 # | `/content/drive/MyDrive/images.zip` | a folder, a zip or tar, or one annotation file, on Drive or on this machine |
 # | `https://drive.google.com/...` | a link to a file that is shared with everyone who has the link |
 #
-# The format is recognised by its content: COCO (Roboflow's export too), Pascal VOC, YOLO, LabelMe, CVAT, CSV and others.
+# The format is recognised by its content: COCO (Roboflow's export too), Pascal VOC, YOLO, LabelMe, CVAT, CSV and
+# others.
 
 # %% cellView="form" tags=["parameters"]
 SOURCE = ""  # @param {type:"string"}

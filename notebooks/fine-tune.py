@@ -52,6 +52,7 @@ PRESET = "auto"  # @param ["auto", "finetune", "t4", "small", "tiny", "tiny-fine
 EPOCHS = 0  # @param {type:"integer"}
 BATCH_SIZE = 0  # @param {type:"integer"}
 LEARNING_RATE = 0.0  # @param {type:"number"}
+AUGMENT = "auto"  # @param ["auto", "published", "light", "strong", "aerial"]
 FROZEN = ""  # @param {type:"string"}
 RESUME = True  # @param {type:"boolean"}
 MAX_HOURS = 11.0  # @param {type:"number"}
@@ -62,6 +63,8 @@ INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"
 # %% [markdown]
 # - `CHECKPOINT`: `auto` takes the start that suits the data and this machine, and says which.
 # - `EPOCHS`, `BATCH_SIZE`, `LEARNING_RATE`: 0 is the recipe's own.
+# - `AUGMENT`: how much training images are varied: `light` or `strong` for few images, `aerial` where there is no up
+#   and down; `auto` is the recipe's own.
 # - `FROZEN`: parts that are not trained, such as `backbone`.
 # - `RESUME`: continue a run that `OUTPUT_DIR` or `DRIVE_DIR` holds. Other data or settings get a folder of their own.
 # - `MAX_HOURS`: save and stop before Colab does.
@@ -115,7 +118,8 @@ print(f"training {start or 'from an ImageNet backbone'} on {cocodir} with the re
 # the boxes must move with them. If a box is wrong here, stop and look at the annotations.
 
 # %% tags=["batches"]
-dino_nb.viz.training_batches(cocodir)
+augment = "published" if AUGMENT == "auto" else AUGMENT
+dino_nb.viz.training_batches(cocodir, augment)
 
 # %% [markdown]
 # ## 4 · Train
@@ -130,6 +134,7 @@ dino_nb.viz.training_batches(cocodir)
 
 # %% tags=["train"]
 chosen = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "frozen": tuple(FROZEN.split())}
+chosen["augment"] = "" if AUGMENT == "auto" else (AUGMENT,)
 chosen = {name: value for name, value in chosen.items() if value}
 run, copy = dino_nb.colab.run_folder(OUTPUT_DIR, DRIVE_DIR, data=cocodir, start=start, recipe=recipe, **chosen)
 

@@ -111,7 +111,7 @@ detector
 
 # %% tags=["all"]
 results = detector.predict(images, threshold=0.05, slice_size=SLICE_SIZE or None)
-shown = [result.filter(THRESHOLD) for result in results]
+shown = results.filter(THRESHOLD)
 dino_nb.viz.grid(shown[:6], columns=3, titles=[f"{r.name}: {len(r)} found" for r in shown[:6]])
 
 # %% [markdown]
@@ -172,11 +172,13 @@ points
 # %% [markdown]
 # ## 9 · Keep the results
 #
-# Each image with its boxes, and `predictions.json` with the numbers, are written to `OUTPUT_DIR`. Name a folder on
-# Drive, and they outlive the session.
+# Each image with its boxes, and `predictions.json` with the numbers, are written to `OUTPUT_DIR`. To correct
+# detections by hand, `shown.save_labels("labels", "labelme")` writes them for a labelling tool, and *create_dataset*
+# reads them back: predict, correct, train is the fastest way to more data. Name a folder on Drive, and they outlive
+# the session.
 
 # %% tags=["keep"]
-saved = results.save(dino_nb.colab.clean(OUTPUT_DIR))
+saved = shown.save(dino_nb.colab.clean(OUTPUT_DIR))
 print(f"{len(results)} images with boxes and predictions.json are in {saved}")
 
 # %% [markdown]

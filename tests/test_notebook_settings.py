@@ -146,6 +146,7 @@ def test_fine_tune_resumes_and_its_checkpoint_serves_the_next_notebooks(sample_c
     more = run("fine-tune", **settings, EPOCHS=1)["result"]
     assert [r["epoch"] for r in first.history] == [0, 1] and more.history == first.history
     longer = run("fine-tune", **settings, EPOCHS=2)["result"]
+    assert longer.output_dir == Path("training")
     assert [r["epoch"] for r in longer.history] == [0, 1, 2] and longer.history[:2] == first.history
     seen = run("inference_and_visualization", CHECKPOINT=drive, COCODIR=str(sample_coco), SLICE_SIZE=120)
     assert len(seen["results"]) == 4 and seen["comparison"] is not None

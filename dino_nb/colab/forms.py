@@ -168,6 +168,7 @@ def run_folder(output_dir: str | PathLike[str], drive_dir: str | PathLike[str] =
     Another run there, on other data or with other settings (``what``), is left alone: this one gets ``run-2`` inside,
     and that is said. ``data`` among ``what`` is a COCODIR, which is known by its content.
     """
+    what.pop("epochs", None)  # a run may be made longer
     key = {name: data_fingerprint(value) if name == "data" else str(value) for name, value in what.items()}
     bases = [files.user_path(folder) for folder in (output_dir, drive_dir) if clean(folder)]
     number = 1

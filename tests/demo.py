@@ -1,6 +1,6 @@
 """``make demo``: a small network learns three new shapes, and a page shows what it knew before and what it knows after.
 
-    python scripts/demo.py FOLDER
+    python -m tests.demo FOLDER
 
 Everything is made here: the images are drawn, and the network comes with the package. Nothing is downloaded.
 """
@@ -22,7 +22,7 @@ from dino_nb.printer import Lines, Table, to_page
 KNOWN = ("red circle", "blue square", "green triangle")
 NEW = ("orange star", "cyan cross", "white crescent")
 IMAGES = {"n_train": 240, "n_val": 40}
-RECIPE = {"preset": "tiny-finetune", "epochs": 6, "lr": 1e-3, "lr_backbone": 1e-3, "augment": "published"}
+RECIPE = "tiny-finetune"
 
 
 @dataclass
@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
     say(f"dino-nb eval {coco} dino-tiny: what does it know before?")
     before = dino_nb.evaluate(coco, "dino-tiny", output_dir=folder / "before", progress=False)
     say(f"dino-nb train {coco} --pretrain_model_path dino-tiny: the curve starts at that score")
-    run = dino_nb.finetune(coco, "dino-tiny", output_dir=folder / "training", overwrite=True, **RECIPE)
+    run = dino_nb.finetune(coco, "dino-tiny", output_dir=folder / "training", overwrite=True, preset=RECIPE)
     say("comparing before and after on the validation images")
     after = dino_nb.evaluate(coco, run.checkpoint, output_dir=folder / "after", progress=False)
     page = _page(folder, coco, run, before, after)

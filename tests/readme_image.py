@@ -1,6 +1,6 @@
 """Draws the image at the top of the README: what dino-tiny finds in drawn images it has not seen.
 
-    python scripts/readme_image.py docs/detections.jpg
+python -m tests.readme_image .github/detections.jpg
 """
 
 import sys
@@ -21,4 +21,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/detections.jpg"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else ".github/detections.jpg"))
