@@ -15,6 +15,7 @@ _WHERE = {
     "evaluation_figure": "dino_nb.viz.scores",
     "worst_images": "dino_nb.viz.scores",
     "confused": "dino_nb.viz.scores",
+    "pick_confused": "dino_nb.viz.scores",
     "explore": "dino_nb.viz.widgets",
     "browse": "dino_nb.viz.widgets",
     "compare": "dino_nb.viz.widgets",

@@ -14,6 +14,7 @@ from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.sheet import grid
 
 if TYPE_CHECKING:
+    from ipywidgets import interactive
     from matplotlib.figure import Figure
 
 SHOWN_CLASSES = 20
@@ -79,6 +80,23 @@ def confused(
             raise UserError(f"there is no class {name!r}.{did_you_mean(name, names)}")
     pairs = result.analysis.cell(names.index(object), names.index(found))[:n].tolist()
     return grid([crop(result, a, b, 240) for a, b in pairs], columns=6, width=width) if pairs else None
+
+
+def pick_confused(result: EvalResult) -> "interactive":
+    """Two lists of classes, and below them the crops that :func:`confused` gives: for a notebook."""
+    from IPython.display import display
+    from ipywidgets import interactive
+
+    names = [row["name"] for row in result.per_class] + ["background"]
+    k = len(names)
+    wrong = result.analysis.confusion * (1 - np.eye(k, dtype=int))
+    first = divmod(int(wrong.argmax()), k)  # the most frequent mistake
+
+    def show(object: str, found: str) -> None:
+        display(confused(result, object, found) or "this never happened")
+
+    lists = [[(name, name), *((n, n) for n in names if n != name)] for name in (names[i] for i in first)]
+    return interactive(show, object=lists[0], found=lists[1])
 
 
 def _draw_curves(axis, result, rows):

@@ -13,7 +13,7 @@ from dino_nb.evaluation.analysis import analyse_errors
 from dino_nb.evaluation.coco import score
 from dino_nb.evaluation.collect import ground_truth_as_predictions
 from dino_nb.evaluation.evaluate import EvalResult
-from dino_nb.viz import evaluation_figure, worst_images
+from dino_nb.viz import confused, evaluation_figure, pick_confused, worst_images
 
 
 def evaluation(folder, names, keep=1.0, classes=None, boxes=True):
@@ -75,3 +75,15 @@ def test_worst_images(tmp_path):
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(UserError, match="no annotations"):
         evaluation_figure(evaluation(tmp_path, ["cat"], boxes=False))
+
+
+def test_crops_behind_a_cell(tmp_path):
+    result = evaluation(tmp_path, ["cat", "dog"], keep=0.5)
+    assert confused(result, "cat", "dog") is None
+    sheet = confused(result, "cat")  # missed
+    assert sheet.width == 1000 and len(sheet.getcolors(1 << 20)) > 10
+    with pytest.raises(UserError, match="Did you mean 'cat'"):
+        confused(result, "cats")
+    picker = pick_confused(result)
+    assert {child.value for child in picker.children[:2]} == {"background"} | {picker.children[0].value}
+    picker.update()
