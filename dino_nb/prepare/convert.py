@@ -52,7 +52,7 @@ _ENDINGS |= {"yolo": (".txt", ".yaml", ".yml")}
 _FOREIGN = (
     ("Label Studio's JSON", ".json", re.compile(r'"(completed_by|from_name|original_width)"\s*:')),
     ("BDD100K's JSON", ".json", re.compile(r'"box2d"\s*:')),
-    ("KITTI's labels", ".txt", re.compile(r"[A-Za-z]\w*( -?\d+(\.\d+)?){14,15}\s*$", re.M)),
+    ("KITTI's labels", ".txt", re.compile(r"^[A-Za-z]\w{0,30}( -?\d+(\.\d+)?){14,15}\s*$", re.M)),
 )
 _FOREIGN_WAY_OUT = "Export it as COCO, YOLO or Pascal VOC, which its tool can, or convert it to one of them"
 

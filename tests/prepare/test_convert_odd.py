@@ -728,6 +728,21 @@ def test_names_that_some_system_cannot_hold(tmp_path, name):
     assert "\x1b" not in str(report)
 
 
+def test_patterns_take_no_time_over_long_lines(tmp_path):
+    put_images(tmp_path / "s", ["p0.png", "p1.png"])
+    for i in range(20):
+        put(tmp_path / "s" / f"{i}.txt", "a" * 70_000)
+    assert "known format" in faults(tmp_path / "s", tmp_path)
+    src = source(tmp_path / "t", writer="voc")
+    put(src / "ImageSets/Main/train.txt", "p0\np1\np2" + " " * 300_000 + "x\n")
+    put(src / "ImageSets/Main/val.txt", "p3\n")
+    convert(src, tmp_path / "o", skip_bad=True)
+    put(tmp_path / "u/0.txt", "0 " + "1 " * 30_000 + "x")
+    put_images(tmp_path / "u", ["0.png"])
+    put(tmp_path / "u/classes.txt", "a")
+    assert "columns" in faults(tmp_path / "u", tmp_path) or "known format" in faults(tmp_path / "u", tmp_path)
+
+
 def test_messages_are_bounded_and_harmless(tmp_path):
     dataset = {"a.png": (SIZE, [("cat", 1, 1, 9, 9)])}
     put_images(tmp_path / "s", dataset)

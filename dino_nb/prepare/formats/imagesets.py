@@ -1,7 +1,6 @@
 """The lists ``ImageSets/Main/{train,val,test,trainval}.txt``: Pascal VOC's, but found beside other formats too."""
 
 import posixpath
-import re
 
 from dino_nb.data.images import is_image
 from dino_nb.prepare.formats.source import Source
@@ -59,7 +58,8 @@ def _stems(source):
 def _entry(line, known):
     """What a line lists: a name, which may have spaces, perhaps with a path, an ending, or a class list's 1 or -1."""
     line = line.strip()
-    flagless = re.sub(r"\s+-?[01]$", "", line)
+    *start, flag = line.rsplit(None, 1)
+    flagless = start[0] if start and flag in ("1", "-1", "0") else line
     for text in (line, flagless, line.split()[0]):
         if posixpath.basename(_stem(text)) in known:
             return _stem(text)

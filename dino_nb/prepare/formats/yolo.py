@@ -94,7 +94,7 @@ def _settings(source: Source, yamls: list[str]) -> tuple[str, dict[str, Any]]:
     text = source.text(key) or ""
     if len(text) > _LONGEST_YAML:
         raise UserError(f"{key}: {len(text):,} characters are too many for a YAML file of classes.")
-    if tag := re.search(r"!!?(python|<)", text):
+    if tag := re.search(r"(?<![^\s\[,{:-])!!?(python|<)", text):
         raise UserError(f"{key}:{text.count(chr(10), 0, tag.start()) + 1}: refused, since it asks to run code.")
     try:
         settings = yaml.load(text, Loader=yaml.BaseLoader) or {}  # texts: `no`, 007, 2024-01-01 are names like cat
