@@ -38,7 +38,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml $(wildcard setup.py)
 	fi
 	@echo "Installing the package and what it needs into $(VENV) (with PyTorch, if it is not there: several GB, some minutes) ..."
 	@set -o pipefail; $(PY) -m pip install -r requirements.txt -e '.[test]' \
-	  | grep --line-buffered -E '^ *(Downloading|Building|Installing|Successfully)' | cut -c1-110
+	  | { grep --line-buffered -E '^ *(Downloading|Building|Installing|Successfully)' || true; }
 	@touch $@
 
 lint: venv

@@ -2,11 +2,40 @@
 
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+SLOW = Path(__file__).with_name("slow.txt")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out what tests/slow.txt lists")
+    parser.addoption("--write-slow", action="store_true", help="write tests/slow.txt: tests of this run over a second")
+
+
+def pytest_collection_modifyitems(config, items):
+    """``--quick``: files and tests that ``slow.txt`` names are not run."""
+    if config.getoption("--quick"):
+        slow = tuple(SLOW.read_text(encoding="utf-8").split())
+        left = [item for item in items if not item.nodeid.startswith(slow)]
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid.startswith(slow)])
+        items[:] = left
+
+
+_seconds = defaultdict(float)
+
+
+def pytest_runtest_logreport(report):
+    _seconds[report.nodeid.split("[")[0]] += report.duration
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--write-slow") and not os.environ.get("PYTEST_XDIST_WORKER"):
+        slow = sorted(name for name, seconds in _seconds.items() if seconds > 1)
+        SLOW.write_text("".join(f"{name}\n" for name in slow), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
