@@ -167,11 +167,16 @@ def fold_norms(body: nn.Module) -> None:
     """Let convolutions take in the frozen norms that read their results.
 
     Which norm reads which convolution shows in a pass over a small image. What the network computes is compared before
-    and after; a network that does something else with a convolution's result stays as it was.
+    and after. A network that does something else with a convolution's result, or takes no small images, stays as it
+    was.
     """
-    pairs = _pairs(body)
+    if not any(isinstance(module, (FrozenBatchNorm2d, FrozenBatchNormAct2d)) for module in body.modules()):
+        return
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before = _run(body, image)
+    try:
+        pairs, before = _pairs(body), _run(body, image)
+    except (RuntimeError, AssertionError, ValueError):
+        return
     classes = [(module, module.__class__) for pair in pairs for module in pair]
     for conv, norm in pairs:
         conv.__class__, conv.norms = Conv2d, (norm,)
@@ -180,6 +185,7 @@ def fold_norms(body: nn.Module) -> None:
         return
     for module, former in classes:
         module.__class__ = former
+        vars(module).pop("norms", None)
 
 
 def _is_plain(conv: nn.Module) -> bool:

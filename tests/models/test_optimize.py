@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
+from torchvision.ops import FrozenBatchNorm2d
 
 from dino_nb.models import fast
 from dino_nb.models.backbone import Backbone
@@ -48,6 +49,28 @@ def test_folded_norms_compute_what_timm_does(name):
             assert torch.allclose(feature, wanted[stride], rtol=1e-3, atol=1e-4 * wanted[stride].std())
     folded = [m for m in ours.body.modules() if isinstance(m, fast.Conv2d) and m.norms]
     assert len(folded) > 30 or name == "test_convnext"
+
+
+class _Odd(torch.nn.Module):
+    """A network whose convolution is read by its norm, and by something else."""
+
+    def __init__(self, least=1):
+        super().__init__()
+        self.conv, self.norm, self.least = torch.nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4), least
+        self.norm.bias.fill_(1)
+
+    def forward(self, x):
+        assert x.shape[-1] >= self.least
+        x = self.conv(x)
+        return [self.norm(x), x * 2]
+
+
+@pytest.mark.parametrize("least", [1, 224])
+def test_fold_norms_leaves_odd_networks_alone(least):
+    body = _Odd(least)
+    fast.fold_norms(body)
+    assert type(body.conv) is torch.nn.Conv2d and type(body.norm) is FrozenBatchNorm2d
+    assert not hasattr(body.conv, "norms"), "or optimize() would fold it all the same"
 
 
 def test_folded_norms_pass_the_same_gradients():
