@@ -82,7 +82,9 @@ def write_cocodir(
                 if image.window:
                     write_tile(decoded(source.paths[image.file]), image.window, place / name)
                 else:
-                    place_file(source.paths[image.file], place / name, link)
+                    file = source.paths[image.file]
+                    moved = source.temporary and file.is_relative_to(source.root)
+                    place_file(file, place / name, "hard" if moved else link)
                 width, height = image.size or (0, 0)
                 rows.append({"id": image_id, "file_name": name, "width": width, "height": height})
                 own = {"id": image_id, "file_name": name, "original_file": image.file, "original_id": image.id}

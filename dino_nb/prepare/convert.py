@@ -153,12 +153,13 @@ def _opened(src: str | Path, cocodir: Path, images: str | Path | None, progress:
     images = None if images is None else Path(images).expanduser().resolve()
     path = Path(src).expanduser()
     with contextlib.ExitStack() as stack:
-        if not _exists(path):
+        temporary = not _exists(path)
+        if temporary:
             path = _fetched(str(src), stack, cocodir)
         path = path.resolve()
         if path.is_file() and is_archive(path):
             folder = stack.enter_context(temporary_folder(cocodir, "unpacked"))
-            path = extract(path, folder, progress)
+            path, temporary = extract(path, folder, progress), True
         elif path.is_file() and (what := what_is(path)):
             raise UserError(f"{src} is {what}.")
         elif not path.is_file() and not path.is_dir():
@@ -168,7 +169,7 @@ def _opened(src: str | Path, cocodir: Path, images: str | Path | None, progress:
         only = path.name if path.is_file() else None
         alone = images is not None and not _is_yaml(path.name)
         source = Source(path.parent if only else path, images, cocodir, progress, only if alone else None)
-        source.only = only
+        source.only, source.temporary = only, temporary
         yield source
 
 

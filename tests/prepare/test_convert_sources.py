@@ -33,6 +33,7 @@ def test_zip_and_tar_give_what_their_folder_gives(tmp_path):
         for path in src.rglob("*.*"):
             bundle.write(path, path.relative_to(src))
     convert(tmp_path / "set.zip", tmp_path / "zip")
+    assert {p.stat().st_nlink for p in (tmp_path / "zip").rglob("*.jpg")} == {1}
     with tarfile.open(tmp_path / "set.tgz", "w:gz") as bundle:
         bundle.add(src, ".")
     convert(tmp_path / "set.tgz", tmp_path / "tar")
@@ -168,3 +169,19 @@ def test_options_that_do_not_exist(tmp_path):
         convert(tmp_path, tmp_path / "o", format="label me")
     with pytest.raises(UserError, match="link is hard or copy"):
         convert(tmp_path, tmp_path / "o", link="soft")
+
+
+def test_unpacked_images_are_moved_and_those_of_the_user_copied(tmp_path, monkeypatch):
+    put_images(tmp_path / "photos", PLAIN)
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w") as bundle:
+        bundle.writestr("labels.json", json.dumps(coco_dict(PLAIN, ["cat", "dog"])))
+        bundle.write(tmp_path / "photos" / "p0.png", "p0.png")
+    placed = []
+
+    def place(file, target, link):
+        placed.append((file.parent == tmp_path / "photos", link))
+        target.write_bytes(file.read_bytes())
+
+    monkeypatch.setattr("dino_nb.prepare.cocodir.place_file", place)
+    convert(tmp_path / "labels.zip", tmp_path / "o", images=tmp_path / "photos")
+    assert sorted(placed) == [(False, "hard"), (True, "copy"), (True, "copy"), (True, "copy")]

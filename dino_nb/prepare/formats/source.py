@@ -57,6 +57,7 @@ class Source:
         self.root = Path(root)
         self.progress = progress
         self.only = only
+        self.temporary = False  # what lies below root was unpacked or downloaded here, and will be removed
         self.paths: dict[str, Path] = {}
         self.notes: list[str] = []
         self.faults: list[str] = []
