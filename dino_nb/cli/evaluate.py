@@ -23,7 +23,7 @@ from dino_nb.cli.parser import add_options, add_unused
 from dino_nb.cli.published import apply_options, check_architecture
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import LIBRARIES
-from dino_nb.evaluation.compare import compare
+from dino_nb.evaluation.compare import compare, saved_results
 from dino_nb.evaluation.evaluate import EvalResult, as_model, evaluate
 from dino_nb.training import slurm
 
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         other: str | EvalResult | None = None
         if args.compare_precision:
             other, result = result, _evaluate(args, cocodir, checkpoint, device, folder / "half_precision", True)
-        elif args.against and (Path(args.against).is_dir() or args.against.endswith(".json")):
+        elif args.against and saved_results(args.against):
             other = args.against
         elif args.against:
             other = _evaluate(args, cocodir, args.against, device, folder / "against", args.amp)

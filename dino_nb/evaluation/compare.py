@@ -6,7 +6,7 @@ the bootstrap is therefore here.
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,10 @@ def compare(
     common = [i for i in a.image_ids if i in both]
     if not common:
         raise UserError("the two evaluations have no image in common, so they cannot be compared.")
-    for one in (a, b):
-        if one.image_ids != common:
-            one.scores = score(one.dataset.coco(), one.scores.found, common)
-            one.__dict__.pop("analysis", None)
+    a, b = (
+        one if one.image_ids == common else replace(one, scores=score(one.dataset.coco(), one.scores.found, common))
+        for one in (a, b)
+    )
     size = len(a.scores.found) + len(b.scores.found)
     samples = int(np.clip(_WORK / max(1, size), min(100, samples), samples))
     draws = np.random.default_rng(seed).multinomial(len(common), np.full(len(common), 1 / len(common)), samples)
@@ -136,6 +136,13 @@ def compare(
     changed = [(i, f1[0][i]["f1"], f1[1][i]["f1"]) for i in common]
     changed = sorted((c for c in changed if c[1] != c[2]), key=lambda c: -abs(c[2] - c[1]))
     return Comparison(a, b, rows, classes, changed)
+
+
+def saved_results(given: Any) -> Path | None:
+    """The ``results.json`` that ``given`` names, itself or by its folder; None for anything else."""
+    path = Path(given) if isinstance(given, (str, Path)) else Path()
+    path = path / "results.json" if (path / "results.json").is_file() else path
+    return path if path.suffix == ".json" else None
 
 
 def _side(result, image_id, which):
@@ -194,10 +201,8 @@ def _signed(row):
 def _result(given, cocodir, split, options):
     if isinstance(given, EvalResult):
         return given
-    path = Path(given) if isinstance(given, (str, Path)) else None
-    if path is not None and path.is_dir():
-        path /= "results.json"
-    if path is None or path.suffix != ".json":
+    path = saved_results(given)
+    if path is None:
         if cocodir is None:
             raise UserError(f"to compare checkpoints, name the data set: compare({str(given)!r}, ..., COCODIR).")
         return evaluate(cocodir, given, split=split or "val", **options)

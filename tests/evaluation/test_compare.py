@@ -92,6 +92,7 @@ def test_only_common_images_are_compared(evaluated, folder):
     some = dino_nb.evaluate(folder, oracle(folder), limit=3, check=False, progress=False)
     found = compare(evaluated, some)
     assert found.a.image_ids == found.b.image_ids == some.image_ids and found.rows[0]["difference"] == 0
+    assert len(evaluated.image_ids) == 5  # what was given is left alone
 
 
 def test_saved_results_give_the_evaluations_numbers(evaluated, folder):

@@ -195,6 +195,10 @@ def test_two_processes_write_what_one_does(sample, tmp_path):
     assert done.stdout.count("AP50 ") == 2  # the number and the head of the table, from one process
     one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
     assert one == two and len({r["image_id"] for r in one}) == 5
+    reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("one", "two")]
+    differ = {key for key in reports[0] if reports[0][key] != reports[1][key]}
+    assert differ <= {"seconds", "images_per_second", "milliseconds_per_image"}
+    assert not list((tmp_path / "two").glob("results.part*"))
 
 
 @pytest.mark.parametrize(
