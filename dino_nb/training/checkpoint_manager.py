@@ -59,7 +59,7 @@ class CheckpointManager:
     def save(self, state: dict[str, Any], is_best: bool = False) -> bool:
         """Write the dict ``state`` as the last one; the last one becomes the previous one.
 
-        Returns whether it is on disk: a full disk is reported and training may go on, with the states before intact.
+        Returns whether it is on disk: a full disk is reported, and training may continue with the states before intact.
         Copies to Drive happen later, in the background.
         """
         last, previous, best = (self.output_dir / name for name in (LAST, PREVIOUS, BEST))

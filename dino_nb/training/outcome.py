@@ -60,11 +60,18 @@ def advice(
         report, comparison: of the best checkpoint, where there are any.
     """
     lines, scores = [], [record["AP"] for record in history]
+    row = comparison.rows[0] if comparison else {"low": None}
+    half = 0.0 if row["low"] is None else (row["high"] - row["low"]) / 2  # of the interval of AP
     best = int(np.argmax(scores)) if scores else 0
     losses = {r["step"]: r["loss"] for r in steps if r["loss"] is not None}
     around = [loss for step, loss in losses.items() if abs(step - history[best]["step"]) <= max(len(losses) // 10, 1)]
     late = list(losses.values())[-max(len(losses) // 10, 1) :]
-    if best < len(scores) - 2 and scores[-1] < scores[best] - 0.01 and around and np.mean(late) < np.mean(around):
+    if (
+        best < len(scores) - 2
+        and scores[best] - scores[-1] > max(0.01, half / 2)
+        and around
+        and np.mean(late) < np.mean(around)
+    ):
         lines.append(
             f"Overfitting: since epoch {history[best]['epoch']} the loss fell and AP fell from {scores[best]:.3f} to "
             f"{scores[-1]:.3f}. Try augment=light or strong, frozen=backbone, fewer steps, or more images."
@@ -79,13 +86,12 @@ def advice(
         lines.append(
             f"Too few objects to learn from: {', '.join(few[:8])}. Label more of them, or try repeat_rare=0.1."
         )
-    if comparison and (low := comparison.rows[0]["low"]) is not None:
-        half = (comparison.rows[0]["high"] - low) / 2
-        if half > _LOOSE:
-            lines.append(
-                f"The {len(comparison.a.image_ids)} images of the validation set tell AP to about +-{100 * half:.0f} "
-                "points: more of them show smaller differences."
-            )
+    if comparison and half > _LOOSE:
+        n = len(comparison.a.image_ids)
+        lines.append(
+            f"The {n} images of the validation set tell AP to about +-{100 * half:.0f} points: more of them show "
+            "smaller differences."
+        )
     if report and report.analysis.counts["duplicate"] > _DUPLICATES * max(report.analysis.counts["correct"], 1):
         lines.append("Many objects are found twice: train longer, or remove near-duplicate boxes when predicting.")
     return lines

@@ -1,13 +1,16 @@
 """``--slurm``: the same command as a Slurm job, through ``submitit``, over any number of nodes and GPUs.
 
-The job is put back into the queue when its time is up or when it is preempted, and then goes on where it stopped:
-the signal that Slurm sends beforehand lets the training finish its step and save its state.
+The job is put back into the queue when its time is up or when it is preempted, and then resumes: the signal that Slurm
+sends beforehand lets the training finish its step and save its state.
 """
 
+import argparse
 import copy
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dino_nb.errors import UserError
 
@@ -15,7 +18,7 @@ _WARNING_SECONDS = 180  # before the end of the job's time: a step, and writing 
 _REQUEUES = 100
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a Slurm job to a verb's parser."""
     group = parser.add_argument_group("Slurm", "run as a Slurm job; it is requeued, and resumes, when its time is up")
     group.add_argument("--slurm", action="store_true", help="submit this command as a job and return")
@@ -30,14 +33,16 @@ def add_arguments(parser):
     )
 
 
-def submit(run, args, output_dir, resumes=True):
+def submit(
+    run: Callable[[argparse.Namespace], int], args: argparse.Namespace, output_dir: str | Path, resumes: bool = True
+) -> Any:
     """Submit ``run(args)`` as a job of ``args.nodes * args.gpus`` processes. Returns submitit's job.
 
     Args:
         run: a function that can be imported, such as a verb's ``run``; it is called with ``args.slurm`` switched off.
         args: parsed options, with those of ``add_arguments``.
         output_dir: the job's logs go to ``slurm/JOB`` in it; all machines must see it.
-        resumes: a requeued job is run with ``args.resume = "auto"``; False: it begins anew.
+        resumes: a requeued job runs with ``args.resume = "auto"``; False: it starts anew.
 
     Raises:
         UserError: submitit is missing, or there is no Slurm here.
@@ -85,10 +90,10 @@ def submit(run, args, output_dir, resumes=True):
 class Job:
     """What runs in each process of the job; submitit calls ``checkpoint`` for the one that follows a requeue."""
 
-    def __init__(self, run, args, resumes):
+    def __init__(self, run: Callable[[argparse.Namespace], int], args: argparse.Namespace, resumes: bool) -> None:
         self.run, self.args, self.resumes = run, args, resumes
 
-    def __call__(self):
+    def __call__(self) -> None:
         import submitit
         import torch
 
@@ -100,7 +105,7 @@ class Job:
         if not requeue() and code:
             raise RuntimeError(f"the command ended with exit code {code}; its output tells why.")
 
-    def checkpoint(self):
+    def checkpoint(self) -> Any:
         import submitit
 
         args = copy.copy(self.args)
@@ -109,7 +114,7 @@ class Job:
         return submitit.helpers.DelayedSubmission(Job(self.run, args, self.resumes))
 
 
-def _stop_training_first():
+def _stop_training_first() -> Callable[[], bool]:
     """Let submitit's requeue signal stop the training gently.
 
     submitit's handler saves and leaves at once, in the middle of a step. Training handles SIGTERM by finishing the

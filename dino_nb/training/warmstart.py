@@ -1,9 +1,13 @@
-"""Start where a checkpoint stands: take over the tensors that fit, and the class rows of classes that go on."""
+"""Start where a checkpoint stands: take over the tensors that fit, and the rows of classes that both know."""
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.models.dino import DINO
 
 PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)  # a new class starts at a probability of 1 % everywhere
 CLASS_HEADS, LABEL_BOOK = "class_embed", "label_enc"
@@ -13,16 +17,16 @@ CLASS_HEADS, LABEL_BOOK = "class_embed", "label_enc"
 class WarmStart:
     """What a warm start did: parameter names by fate, and the classes whose rows were carried over."""
 
-    loaded: list = field(default_factory=list)
-    by_class: list = field(default_factory=list)
-    ignored: list = field(default_factory=list)
-    misfits: dict = field(default_factory=dict)  # name -> (shape in the checkpoint, shape in the model)
-    missing: list = field(default_factory=list)
-    unused: list = field(default_factory=list)
-    kept_classes: list = field(default_factory=list)
-    new_classes: list = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+    by_class: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    misfits: dict[str, tuple] = field(default_factory=dict)  # name -> (shape in the checkpoint, shape in the model)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    kept_classes: list[str] = field(default_factory=list)
+    new_classes: list[str] = field(default_factory=list)
 
-    def table(self):
+    def table(self) -> str:
         """The readable table: tensors by their fate, grouped by the first parts of their names."""
         rows = [
             ("loaded", self.loaded),
@@ -37,7 +41,9 @@ class WarmStart:
         return "\n".join(["Tensors of the checkpoint:", *lines])
 
 
-def warm_start(model, source, rows=None, ignore=()):
+def warm_start(
+    model: DINO, source: Mapping[str, Tensor], rows: dict[int, int] | None = None, ignore: Collection[str] = ()
+) -> WarmStart:
     """Load ``source`` (a state dict with this model's names) into ``model`` as far as it fits; returns a ``WarmStart``.
 
     Class heads and label embedding are carried over row by row: ``rows`` is {output of the model: output of the
@@ -53,7 +59,7 @@ def warm_start(model, source, rows=None, ignore=()):
             words = {word for name in target for word in (name, *name.split("."))}
             raise UserError(f"--finetune_ignore {pattern!r} matches no tensor.{did_you_mean(pattern, words)}")
     if rows is not None:
-        names = model.class_names
+        names = model.class_names or []
         report.kept_classes = [str(names[i]) for i in sorted(rows)]
         report.new_classes = [str(n) for i, n in enumerate(names) if n is not None and i not in rows]
     new_state = {}
@@ -77,11 +83,11 @@ def warm_start(model, source, rows=None, ignore=()):
     return report
 
 
-def _is_by_class(name):
+def _is_by_class(name: str) -> bool:
     return CLASS_HEADS in name or LABEL_BOOK in name
 
 
-def _carry_rows(name, fresh, old, rows):
+def _carry_rows(name: str, fresh: Tensor, old: Tensor, rows: dict[int, int]) -> Tensor:
     """A tensor whose first dimension is the class: rows of known classes from ``old``, the others as new classes."""
     tensor = fresh.clone()
     if CLASS_HEADS in name:
@@ -91,7 +97,7 @@ def _carry_rows(name, fresh, old, rows):
     return tensor
 
 
-def _shorten(names, width=70):
+def _shorten(names: list[str], width: int = 70) -> str:
     """Names joined by commas, cut with a count of what is left out."""
     text, shown = "", 0
     for name in names:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,9 @@ def test_processes_tell_each_other_what_they_know(pair):
 
 
 def test_process_with_an_error_ends_the_other(tmp_path):
-    start = time.monotonic()
     done = torchrun(tmp_path, "fail")
     assert done.returncode != 0 and "image 17 is broken" in done.stderr
-    assert not list(tmp_path.iterdir()) and time.monotonic() - start < 60
+    assert not list(tmp_path.iterdir())
 
 
 def test_single_process_exchanges_with_itself():

@@ -164,7 +164,7 @@ def test_host_memory_stays_flat_over_epochs(processes, tmp_path):
     finish(process)
     rss = [float(value) for value in (tmp_path / "run" / "rss").read_text().split()]
     assert len(rss) == 17
-    assert max(rss[-3:]) - max(rss[4:7]) < 8, f"MiB by epoch: {rss}"
+    assert max(rss[-3:]) < 1.03 * max(rss[4:7]), f"MiB by epoch: {rss}"
 
 
 def test_torchrun_restarts_a_killed_worker_and_the_run_resumes(cocodir, tmp_path):

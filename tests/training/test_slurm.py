@@ -15,6 +15,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 import dino_nb
 from dino_nb.cli import train
+from dino_nb.cli.parser import Parser
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import make_sample
 from dino_nb.training import slurm
@@ -29,9 +30,9 @@ def environment(monkeypatch):
 
 
 def options(*words):
-    parser = argparse.ArgumentParser()
+    parser = Parser("train", "")
     train.add_arguments(parser)
-    return parser.parse_args(["--slurm", *words])
+    return parser.parse(["--slurm", *words])
 
 
 def children(pid):
@@ -44,13 +45,13 @@ def records(folder):
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def test_a_job_whose_time_is_up_saves_is_requeued_and_resumes(tmp_path, capsys):
+def test_slurm_job_whose_time_is_up_saves_and_is_requeued_and_resumes(tmp_path, capsys):
     """Real training of two processes, in steps of two images."""
     cocodir, folder = make_sample(tmp_path / "sample", n_train=8, n_val=2), tmp_path / "run"
     words = (
         "--cluster=local --gpus=2 --preset=tiny --no_pretrained_backbone --device=cpu --options epochs=4 batch_size=2"
     )
-    more = "size=64 max_size=96 num_workers=0 eval_every=4 enc_layers=1 dec_layers=1 save_minutes=1000"
+    more = "input_size=64,96 num_workers=0 eval_every=4 enc_layers=1 dec_layers=1 save_minutes=1000"
     args = options(str(cocodir), "--output_dir", str(folder), *words.split(), *more.split())
     job = slurm.submit(train.run, args, folder)
     end = time.monotonic() + 300
@@ -63,7 +64,7 @@ def test_a_job_whose_time_is_up_saves_is_requeued_and_resumes(tmp_path, capsys):
     output = job.stdout()
     assert "Requeued job" in output and "Job completed successfully" in output, output
     stopped, resumed = (
-        re.search(rf"{word} epoch (\d), step (\d+)", output) for word in ("stopped by SIGTERM at", "on at")
+        re.search(rf"{word} epoch (\d), step (\d+)", output) for word in ("stopped by SIGTERM at", "resuming at")
     )
     assert stopped.groups() == resumed.groups() and 5 <= int(resumed[2]) < 16
     assert [r["step"] for r in records(folder) if r["kind"] == "step"] == list(range(1, 17))

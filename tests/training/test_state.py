@@ -1,4 +1,4 @@
-"""Saving training states and finding the one to go on from, whatever happened to the files."""
+"""Saving training states and finding the one to resume, whatever happened to the files."""
 
 import json
 import random
@@ -148,7 +148,7 @@ def test_overwrite_sets_the_run_before_aside_until_the_first_save(tmp_path):
     replaced = [f"replaced_{name}" for name in (BEST, LAST, PREVIOUS)]
     for folder in (manager.output_dir, manager.drive_dir):
         assert sorted(p.name for p in folder.iterdir()) == replaced
-    assert load(over, "auto", overwrite=True) is None, "what a launcher starts again does not go on with the old run"
+    assert load(over, "auto", overwrite=True) is None, "what a launcher starts again does not resume the old run"
     over.save(make_state(1))
     assert over.wait()
     for folder in (manager.output_dir, manager.drive_dir):

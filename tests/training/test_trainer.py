@@ -5,8 +5,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -311,38 +309,6 @@ def test_unreadable_image_is_a_sentence_from_any_worker(small_sample, tmp_path, 
     with pytest.raises(UserError) as caught:
         tiny_run(broken, tmp_path / "run", num_workers=workers)
     assert "Traceback" not in str(caught.value) and "train2017" in str(caught.value)
-
-
-MEMORY_OF_EPOCHS = """
-import gc, json, sys
-import torch
-from dino_nb.training import trainer
-from dino_nb.training.memory import used_memory
-from tests.training.tiny_run import tiny_run
-
-torch.set_num_threads(1)
-real, resident = trainer.train_one_epoch, []
-
-def train_one_epoch(run):
-    gc.collect()
-    resident.append(used_memory(torch.device("cpu")) / 2**20)
-    return real(run)
-
-trainer.train_one_epoch = train_one_epoch
-tiny_run(sys.argv[1], sys.argv[2], epochs=24, batch_size=6, micro_batch=6, eval_every=4)
-print(json.dumps(resident))
-"""
-
-
-def test_host_memory_stays_flat_over_many_epochs(small_sample, tmp_path):
-    # oneDNN keeps what it prepared for the last shapes of input, which fills up over a while: it is left out.
-    environment = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEMORY_OF_EPOCHS, str(small_sample), str(tmp_path)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    resident = json.loads(done.stdout.splitlines()[-1])
-    assert len(resident) == 24
-    growth = resident[-1] - resident[4]
-    assert growth < 12, f"grew by {growth:.1f} MiB over 19 epochs: {[round(r) for r in resident]}"
 
 
 def test_log_has_a_json_record_per_line(uninterrupted):
