@@ -165,14 +165,23 @@ def _paints(colors: Any, labels: Sequence[object] | None, n: int) -> list[Color]
     if colors is None:
         return [color_of(label) for label in labels] if labels else [PALETTE[0]] * n
     if isinstance(colors, Mapping):
-        return [colors.get(label) or color_of(label) for label in labels or [None] * n]
-    if isinstance(colors, str):
-        return [colors] * n
-    if len(colors) in (3, 4) and all(isinstance(c, (int, np.integer)) for c in colors):  # red, green, blue
-        return [tuple(map(int, colors))] * n
+        return [_color(colors.get(label) or color_of(label)) for label in labels or [None] * n]
+    if isinstance(colors, str) or (
+        len(colors) in (3, 4) and all(np.isscalar(c) and not isinstance(c, str) for c in colors)
+    ):
+        return [_color(colors)] * n
     if len(colors) != n:
         raise UserError(f"{n} boxes cannot be drawn with {len(colors)} colors: give one, or one for each box.")
-    return [color if isinstance(color, str) else tuple(color) for color in colors]
+    return [_color(color) for color in colors]
+
+
+def _color(color: Any) -> Color:
+    if isinstance(color, str):
+        _rgb(color)
+        return color
+    if len(color) not in (3, 4) or not all(isinstance(c, (int, np.integer)) and 0 <= c <= 255 for c in color):
+        raise UserError(f"a colour is a name, '#d55e00' or three numbers 0 to 255, not {color!r}.")
+    return tuple(map(int, color))
 
 
 def _rgb(paint: Color) -> tuple[int, ...]:

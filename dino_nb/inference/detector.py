@@ -5,7 +5,6 @@ result = detector.predict("street.jpg", threshold=0.3)
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch import nn
 
 from dino_nb.checkpoints.load import load_model, output_names, pick_device
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, disk_errors
 from dino_nb.inference import sources
 from dino_nb.inference.fusion import mirrored, suppress, weighted_boxes
-from dino_nb.inference.keywords import known_keywords
+from dino_nb.inference.keywords import check_number, known_keywords
 from dino_nb.inference.results import Classes, Result, Results, class_numbers
 from dino_nb.inference.slicing import Found, merge, slices
 from dino_nb.inference.sources import Source, SourceImage
@@ -60,6 +59,7 @@ class Detector:
         class_names: a name for each output of the class head, None for outputs without a class (never shown).
         device: where the network is.
         input_size: (short side, long side at most) in pixels that images are resized to.
+        threshold: the one that was stored in the checkpoint, else 0.3.
     """
 
     def __init__(self, model: nn.Module, device: str | torch.device | None = None) -> None:
@@ -67,17 +67,19 @@ class Detector:
         self.model = model.eval().to(self.device)
         self.class_names = output_names(model)
         self.input_size: tuple[int, int] = tuple(getattr(model, "input_size", None) or EVAL_SIZE)
+        stored = (getattr(model, "thresholds", None) or {}).get("overall")
+        self.threshold = float(stored) if isinstance(stored, (int, float)) and 0 <= stored <= 1 else 0.3
 
     @known_keywords
     def predict(
         self,
         source: Source,
-        threshold: float = 0.3,
+        threshold: float | None = None,
         batch_size: int = 1,
         max_detections: int | None = None,
         *,
         classes: Classes | None = None,
-        amp: bool = False,
+        amp: bool | str = False,
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
         scales: Sequence[float] = (1.0,),
@@ -91,19 +93,19 @@ class Detector:
         Args:
             source: see ``dino_nb.inference.sources``: a path, URL, PIL image, array, tensor, folder, pattern, video
                 file, or an iterable of these.
-            threshold: lowest score, in [0, 1], of what is returned.
+            threshold: lowest score, in [0, 1], of what is returned. Default: :attr:`threshold`.
             batch_size: images that go through the network together. Images of unequal size are padded, which
                 changes scores a little; 1 is what published numbers stand for.
             max_detections: per image; the network's own number (300 in the published ones) if None.
             classes: names or output numbers to look for; None for all.
-            amp: half precision where it helps, on a GPU; ignored on a CPU.
+            amp: half precision (True or ``"fp16"``) where it helps, on a GPU; ignored on a CPU.
             slice_size: images larger than this many pixels are also looked at in overlapping squares of that side,
                 which finds objects that are too small in the whole image; it takes as much longer as there are
                 squares. ``batch_size`` of them go through the network together.
             slice_overlap: share of their side, in [0, 1), that neighbouring squares have in common, at least.
             scales, flip: look at the image at several sizes (1: ``input_size``), and mirrored, and merge what is found
                 by weighted boxes: often a little better, and as many times slower.
-            nms: leave out boxes that overlap a better one of their class by a larger IoU than this, in (0, 1].
+            nms: leave out boxes that overlap a better one of their class by a larger IoU than this, in [0.01, 1].
             errors: of many images, ``"skip"`` leaves out those that cannot be read, warns at the end, and lists them
                 with the reason in ``.skipped``; ``"raise"`` stops at the first.
             progress: show a progress bar where it takes more than two seconds.
@@ -138,12 +140,9 @@ class Detector:
             return next(stream)
         for result in stream:
             results.append(result.drop_image() if result.frame is not None else result)
-        if results.skipped:
-            listed = "; ".join(reason for _, reason in results.skipped[:5])
-            more = f" (and {len(results.skipped) - 5} more, see .skipped)" if len(results.skipped) > 5 else ""
-            if not results:
-                raise UserError(f"none of the images could be read: {listed}{more}")
-            warnings.warn(f"{len(results.skipped)} image(s) were left out: {listed}{more}", stacklevel=3)
+        if results.skipped and not results:
+            raise UserError(f"none of the images could be read: {sources.listed(results.skipped)}")
+        sources.warn_of(results.skipped, stacklevel=4)
         return results
 
     __call__ = predict
@@ -152,12 +151,12 @@ class Detector:
     def stream(
         self,
         source: Source,
-        threshold: float = 0.3,
+        threshold: float | None = None,
         batch_size: int = 1,
         max_detections: int | None = None,
         *,
         classes: Classes | None = None,
-        amp: bool = False,
+        amp: bool | str = False,
         slice_size: int | None = None,
         slice_overlap: float = 0.2,
         scales: Sequence[float] = (1.0,),
@@ -172,36 +171,46 @@ class Detector:
         each image left out (default: each is a warning)."""
         if errors not in ("raise", "skip"):
             raise UserError(f"errors must be 'raise' or 'skip', not {errors!r}.")
-        if not 0 <= threshold <= 1:
-            raise UserError(f"threshold must be in [0, 1], not {threshold}.")
-        if batch_size < 1 or (max_detections is not None and max_detections < 1):
-            raise UserError("batch_size and max_detections must be at least 1.")
-        if slice_size is not None and (slice_size < 32 or not 0 <= slice_overlap < 1):
+        if amp not in (True, False, "fp16", "fp32"):
+            raise UserError(f"amp must be True, False, 'fp16' or 'fp32', not {amp!r}.")
+        threshold = self.threshold if threshold is None else threshold
+        check_number("threshold", threshold, 0, 1)
+        check_number("batch_size", batch_size, 1, whole=True)
+        if max_detections is not None:
+            check_number("max_detections", max_detections, 1, whole=True)
+        check_number("slice_size", 32 if slice_size is None else slice_size, 0, whole=True)
+        check_number("slice_overlap", slice_overlap, 0)
+        if slice_size is not None and (slice_size < 32 or not slice_overlap < 1):
             raise UserError("slice_size must be at least 32 pixels, and slice_overlap in [0, 1).")
-        if not scales or not all(0.1 <= scale <= 4 for scale in scales):
-            raise UserError(f"scales must be numbers in [0.1, 4], not {scales!r}.")
-        if nms is not None and not 0 < nms <= 1:
-            raise UserError(f"nms must be in (0, 1], not {nms}.")
+        if nms is not None:
+            check_number("nms", nms, 0.01, 1)
+        for scale in scales:
+            check_number("scales: each", scale, 0.1, 4)
+        if not len(scales):
+            raise UserError("scales must name at least one.")
         looks = [(float(scale), mirror) for scale in scales for mirror in ((False, True) if flip else (False,))]
         used = torch.tensor([name is not None for name in self.class_names])
         if classes is not None:
             wanted = torch.tensor(class_numbers(classes, self.class_names), dtype=torch.int64)
             used &= torch.zeros_like(used).index_fill_(0, wanted, True)
-        options = _Options(threshold, batch_size, max_detections, used, amp, slice_size, slice_overlap, looks, nms)
+        options = _Options(
+            threshold, batch_size, max_detections, used, amp in (True, "fp16"), slice_size, slice_overlap, looks, nms
+        )
         return self._stream(sources.read_all(source, errors, skipped, progress), options)
 
     @known_keywords
+    @disk_errors()
     def annotate_video(
         self,
         path: str | os.PathLike,
         output: str | os.PathLike,
-        threshold: float = 0.3,
+        threshold: float | None = None,
         batch_size: int = 1,
         on_frame: Callable[[Result], object] | None = None,
         *,
         max_detections: int | None = None,
         classes: Classes | None = None,
-        amp: bool = False,
+        amp: bool | str = False,
         slice_size: int | None = None,
         labels: bool | None = None,
         scores: bool = True,
@@ -222,6 +231,8 @@ class Detector:
         if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
             raise UserError(f"{output} is the video itself: the copy with boxes needs another name.")
         rate, _ = describe(path)
+        threshold = self.threshold if threshold is None else threshold
+        check_number("threshold", threshold, 0, 1)
         tracker = Tracker(rate, threshold) if track else None
         results = self.stream(
             str(path),

@@ -1,9 +1,10 @@
-"""Misspelt keywords answered with the nearest one."""
+"""Arguments as people give them: misspelt keywords get the nearest one, numbers out of range their range."""
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from numbers import Integral, Real
+from typing import Any, ParamSpec, TypeVar
 
 from dino_nb.errors import UserError, did_you_mean
 
@@ -24,3 +25,13 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def check_number(name: str, value: Any, least: float, most: float | None = None, whole: bool = False) -> None:
+    """``UserError`` unless ``value`` is a number (``whole``: an integer) in [``least``, ``most``]."""
+    if not isinstance(value, Integral if whole else Real) or isinstance(value, bool):
+        raise UserError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")
+    number = float(value)
+    if not least <= number or (most is not None and not number <= most):
+        span = f"at least {least:g}" if most is None else f"in [{least:g}, {most:g}]"
+        raise UserError(f"{name} must be {span}, not {value!r}.")

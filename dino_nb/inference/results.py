@@ -5,6 +5,7 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dino_nb.data.images import open_image
 from dino_nb.draw import PALETTE, Color, class_colors, draw_boxes
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.files import atomic_path
 from dino_nb.inference.output import OutputFolder, save_labels, to_coco
 from dino_nb.inference.sources import SourceImage
@@ -207,6 +208,7 @@ class Result:
         else:
             display.display(shown)
 
+    @disk_errors()
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write the drawn image to ``path`` (.jpg, .png, .webp, .bmp, .tif) atomically; returns the path."""
         path = Path(path)
@@ -296,6 +298,7 @@ class Results(list[Result]):
         """A COCO data set: ``images``, ``annotations`` (with ``score``) and ``categories``, ids from 1."""
         return to_coco(self)
 
+    @disk_errors()
     def save(self, folder: str | Path, images: bool = True, **options: Any) -> Path:
         """Write every image with its boxes, and ``predictions.json`` with the numbers, to ``folder``; returns it.
 
@@ -319,7 +322,8 @@ class Results(list[Result]):
 def class_numbers(classes: Classes, class_names: Sequence[str | None]) -> list[int]:
     """Output numbers of ``classes``: one name or number, or several. Unknown names raise with the nearest one."""
     numbers: list[int] = []
-    for one in [classes] if isinstance(classes, (str, int)) else classes:
+    several: Any = [classes] if isinstance(classes, (str, Integral)) else classes
+    for one in several:
         if isinstance(one, str):
             found = [i for i, name in enumerate(class_names) if name == one]
             if not found:
@@ -327,7 +331,7 @@ def class_numbers(classes: Classes, class_names: Sequence[str | None]) -> list[i
                 shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
                 raise UserError(f"there is no class {one!r}.{did_you_mean(one, known)} Known: {shown}.")
             numbers += found
-        elif 0 <= one < len(class_names):
+        elif isinstance(one, Integral) and 0 <= int(one) < len(class_names):
             numbers.append(int(one))
         else:
             raise UserError(f"there is no class number {one}: they go from 0 to {len(class_names) - 1}.")

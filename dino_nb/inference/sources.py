@@ -55,7 +55,7 @@ def is_one(source: Source) -> bool:
         return source.ndim < 4
     if isinstance(source, (str, os.PathLike)):
         text = _text(source)
-        return _is_url(text) or not (_is_dir(text) or is_video(text) or _is_glob(text))
+        return not text.strip() or _is_url(text) or not (_is_dir(text) or is_video(text) or _is_glob(text))
     return isinstance(source, Image.Image)
 
 
@@ -63,6 +63,8 @@ def leaves(source: Source) -> Iterator[Leaf]:
     """Yield the single sources in ``source``: folders and patterns become files, lists are flattened, lazily."""
     if isinstance(source, (str, os.PathLike)):
         text = _text(source)
+        if not text.strip():
+            raise UserError("the source is empty: give a path, a URL, a folder, a pattern or a video file.")
         if _is_url(text):
             yield text
         elif _is_dir(text):
@@ -98,6 +100,8 @@ def read(leaf: Leaf, number: int = 0) -> Iterator[SourceImage]:
         else:
             yield SourceImage(open_image(leaf), Path(leaf).name, path=leaf, source=leaf)
         return
+    if isinstance(leaf, Image.Image) and 0 in leaf.size:
+        raise UserError(f"an image of {leaf.width} x {leaf.height} has no pixels.")
     image = upright_rgb(leaf) if isinstance(leaf, Image.Image) else _from_pixels(leaf)
     yield SourceImage(image, f"image_{number:06}.png")
 
@@ -127,6 +131,19 @@ def read_all(
                     warnings.warn(f"left out: {error}", stacklevel=2)
                 else:
                     skipped.append((name, str(error)))
+
+
+def listed(skipped: list[tuple[str, str]]) -> str:
+    """The first reasons why images were left out, on one line."""
+    more = f" (and {len(skipped) - 5} more)" if len(skipped) > 5 else ""
+    return "; ".join(reason for _, reason in skipped[:5]) + more
+
+
+def warn_of(skipped: list[tuple[str, str]], stacklevel: int = 3) -> None:
+    """One warning of all images that were left out, if there are some."""
+    if skipped:
+        count = f"{len(skipped)} image{'s were' if len(skipped) > 1 else ' was'} left out"
+        warnings.warn(f"{count}: {listed(skipped)}", stacklevel=stacklevel)
 
 
 def exists(text: str) -> bool:

@@ -70,7 +70,7 @@ def video_writer(
     av = _av()
     if Path(path).suffix.lower() != ".mp4":
         raise UserError(f"a video is written as .mp4, not as {Path(path).name}.")
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with _writing(path, av), atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(65535))
         stream.pix_fmt = "yuv420p"
         if bit_rate:
@@ -129,6 +129,14 @@ def small_copy(path: str | os.PathLike, max_bytes: int = 15_000_000) -> Path:
             frame.image.thumbnail((640, 640))
             write(frame.image)
     return small
+
+
+@contextlib.contextmanager
+def _writing(path: str | os.PathLike, av: Any) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise UserError(f"the video {path} cannot be written ({error.strerror}): try smaller frames.") from error
 
 
 def _av() -> Any:

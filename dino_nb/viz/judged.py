@@ -18,6 +18,7 @@ from dino_nb.evaluation.matching import CROWD, NOTHING, match_image
 from dino_nb.evaluation.thresholds import best_f1, rates_at
 from dino_nb.inference.detector import Detector
 from dino_nb.inference.results import Result
+from dino_nb.inference.sources import warn_of
 
 FLOOR = 0.05  # the lowest score that is kept of a detection
 SHORTEST, LONG_SIDE = 480, 900  # pixels of the long side of a shown image
@@ -170,10 +171,12 @@ def judge(
     known = detector.class_names if isinstance(detector, Detector) else _class_names(detector)
     names = list(dict.fromkeys([*data.class_names, *(str(name) for name in known if name is not None)]))
     number = {name: i for i, name in enumerate(names)}
+    skipped: list[tuple[str, str]] = []
     paths = {data.path(i).resolve(): i for i in range(len(data))}
     if isinstance(detector, Detector):
         paths = dict(itertools.islice(paths.items(), limit))
-        results = detector.stream(list(map(str, paths)), FLOOR, slice_size=slice_size, progress=progress)
+        files = list(map(str, paths))
+        results = detector.stream(files, FLOOR, slice_size=slice_size, skipped=skipped, progress=progress)
     else:
         given = {Path(result.path).resolve() for result in detector if result.path}
         paths = {path: i for path, i in paths.items() if path in given}
@@ -189,6 +192,7 @@ def judge(
         labels = np.array([number[name] for name in result.names], np.int64)
         values = (result.scores.cpu().numpy().astype(float), labels, result.boxes.cpu().numpy().astype(float))
         found[Path(str(result.path)).resolve()] = values
+    warn_of(skipped)
     columns: list[list[NDArray]] = [[] for _ in range(7)]
     for path, index in paths.items():
         scores, labels, boxes = found.get(path, empty)

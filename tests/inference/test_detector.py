@@ -159,11 +159,33 @@ def test_stream_yields_before_the_source_ends(detector):
         ({"batch_size": 0}, "batch_size"),
         ({"max_detections": 0}, "max_detections"),
         ({"errors": "ignore"}, "errors"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": "0.3"}, "threshold must be a number"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"max_detections": True}, "max_detections"),
+        ({"amp": "half"}, "amp"),
+        ({"slice_size": "800"}, "slice_size"),
+        ({"classes": [1.5]}, "class number 1.5"),
     ],
 )
 def test_wrong_options_are_errors(detector, options, words):
     with pytest.raises(UserError, match=words):
         detector.predict([Image.new("RGB", (8, 8))], **options)
+
+
+def test_predict_takes_the_threshold_of_the_checkpoint(folder):
+    model = FakeModel()
+    assert Detector(model, "cpu").predict(folder / "0.png", threshold=None).names == ["cat", "dog"]
+    model.thresholds = {"overall": 0.7, "per_class": {}}
+    assert Detector(model, "cpu").threshold == 0.7
+    assert Detector(model, "cpu").predict(folder / "0.png").names == ["cat"]
+    model.thresholds = {"overall": "high"}  # a stranger's file
+    assert Detector(model, "cpu").threshold == 0.3
+
+
+def test_predict_takes_numbers_of_numpy(detector, folder):
+    result = detector.predict(folder / "0.png", np.float32(0.5), np.int64(1), classes=np.int64(2))
+    assert result.names == ["dog"]
 
 
 def test_names_of_outputs():

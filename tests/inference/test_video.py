@@ -163,6 +163,19 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before < 40 << 20
 
 
+def test_annotate_video_says_what_cannot_be_written(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    detector = Detector(FakeModel(), "cpu")
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="file"):
+        detector.annotate_video(clip, tmp_path / "file" / "out.mp4")
+    with pytest.raises(UserError, match="cannot be written"), video_writer(tmp_path / "wide.mp4", 10) as write:
+        write(Image.new("RGB", (20_000, 2)))
+    with pytest.raises(UserError, match="threshold must be a number"):
+        detector.annotate_video(clip, tmp_path / "out.mp4", threshold="0.3")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "file"]
+
+
 def test_what_is_no_video_is_said(tmp_path, monkeypatch):
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
     with pytest.raises(UserError, match=r"bad\.mp4 cannot be read"):
