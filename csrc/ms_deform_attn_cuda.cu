@@ -15,6 +15,7 @@
 #if defined(MSDA_EMULATE)
 #include "cuda_emulation.h"
 #else
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #define MSDA_LAUNCH(kernel, blocks, threads, bytes, stream, ...) \

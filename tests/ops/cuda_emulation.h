@@ -7,6 +7,7 @@
 // shows.
 #pragma once
 
+#include <torch/headeronly/util/Half.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -28,6 +29,21 @@ struct int4 {
   int x, y, z, w;
 };
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+
+// Two numbers of half precision; every operation is rounded once, as on a device.
+struct __half2 {
+  torch::headeronly::Half x, y;
+};
+inline __half2 __float2half2_rn(float a) { return {torch::headeronly::Half(a), torch::headeronly::Half(a)}; }
+inline float __low2float(__half2 a) { return static_cast<float>(a.x); }
+inline float __high2float(__half2 a) { return static_cast<float>(a.y); }
+inline __half2 __hsub2(__half2 a, __half2 b) {
+  return {torch::headeronly::Half(float(a.x) - float(b.x)), torch::headeronly::Half(float(a.y) - float(b.y))};
+}
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+  const auto one = [](double u, double v, double w) { return torch::headeronly::Half(static_cast<float>(u * v + w)); };
+  return {one(float(a.x), float(b.x), float(c.x)), one(float(a.y), float(b.y), float(c.y))};
+}
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };

@@ -75,6 +75,15 @@ def test_sizes_of_the_usual_networks(emulated, levels, kind, dtype, tolerance):
     _compare(emulated, shapes=shapes, q=cells, n=1, d=32, m=1, kind=kind, dtype=dtype, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("kind", [2, 4])
+def test_half_precision_of_the_usual_sizes_is_within_a_thousandth(emulated, kind):
+    """Interpolating in half precision is worth its speed only so."""
+    for seed in range(3):
+        inputs = make(q=40, d=32, kind=kind, dtype=torch.float16, seed=seed)
+        got = emulated.ms_deform_attn_fused(inputs[0], flat(SHAPES), *inputs[1:])
+        close(got, exact(inputs[0], SHAPES, *inputs[1:]), 1e-3)
+
+
 def test_bad_cells_stay_where_they_are_in_the_usual_sizes(emulated):
     value, points, offsets, logits = make(n=1, q=2, m=1, dtype=torch.float32)
     value[0, 1] = float("nan")  # at the right of a cell that is looked at in its very middle
