@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("source", metavar="SOURCE", nargs="+")
     parser.add_argument("-o", "--output_dir", default="predictions", help="folder to write to (default: %(default)s)")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--threshold", type=float, help="lowest score, 0 to 1 (default: the checkpoint's, else 0.3)")
     parser.add_argument("--max_detections", type=int, help="per image")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
     parser.add_argument("--batch_size", type=int, default=1, help="images at a time (default: %(default)s)")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dino_nb.data.images import open_image
-from dino_nb.draw import PALETTE, Color, class_colors, draw_boxes
+from dino_nb.draw import PALETTE, Color, class_colors, color_of, draw_boxes
 from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.files import atomic_path
 from dino_nb.inference.output import OutputFolder, save_labels, to_coco
@@ -175,7 +175,7 @@ class Result:
         if tracks and colors is None:
             palette = [PALETTE[number % len(PALETTE)] for number in tracks]
         elif isinstance(palette, Mapping):
-            palette = [palette[name] for name in names]
+            palette = [palette.get(name) or color_of(name) for name in names]
         if tracks:
             names = [f"{name} #{number}" for name, number in zip(names, tracks)]
         shown: list[str | None] = list(names)

@@ -16,7 +16,7 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.draw import add_legend, class_colors, draw_boxes
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector
-from dino_nb.inference.keywords import known_keywords
+from dino_nb.inference.keywords import check_number, known_keywords
 from dino_nb.inference.results import Result
 from dino_nb.inference.sources import Source, leaves, read
 from dino_nb.inference.video import is_video
@@ -30,7 +30,7 @@ from dino_nb.viz.view import WIDE, Scene, View
 def explore(
     detector: Detector | Result | Sequence[Result],
     images: Source = None,
-    threshold: float = 0.3,
+    threshold: float | None = None,
     max_detections: int = 100,
     *,
     split: str = "val",
@@ -43,10 +43,10 @@ def explore(
             ``predict`` found: nothing is then looked at again, and ``images`` is left out.
         images: anything that ``Detector.predict`` takes, videos excepted; or a COCODIR: then precision, recall and F1
             over its ``split`` move with the threshold (see :func:`compare`).
-        threshold, max_detections: where the sliders start.
+        threshold, max_detections: where the sliders start. Default: the detector's own threshold, and 100.
         slice_size: see ``Detector.predict``.
     """
-    _check(threshold)
+    threshold = _start(threshold, detector)
     if isinstance(images, (str, Path)) and (Path(images) / "annotations" / f"instances_{split}2017.json").is_file():
         judged = judge(_several(detector), images, split, slice_size=slice_size)
         return View(_Judged({"detected": judged}, None, threshold))
@@ -74,7 +74,7 @@ def compare(
     detector: Detector | Sequence[Detector] | Sequence[Result],
     cocodir: str | Path,
     split: str = "val",
-    threshold: float = 0.3,
+    threshold: float | None = None,
     *,
     names: Sequence[str] | None = None,
     slice_size: int | None = None,
@@ -87,15 +87,15 @@ def compare(
         detector: one, or two to be compared (as before and after fine-tuning). Or what ``predict`` found on images of
             the split already, at a low threshold such as 0.05: nothing is then looked at again.
         cocodir, split: the annotated images; all of them go through the network once, at the start.
-        threshold: where the slider starts.
+        threshold: where the slider starts. Default: the (first) detector's own.
         names: what two detectors are called.
         slice_size: see ``Detector.predict``.
         limit: take the first images only.
     """
-    _check(threshold)
     several: Any = detector
     two = not isinstance(detector, Detector) and len(several) > 0 and isinstance(several[0], Detector)
     shown: list[Any] = list(several) if two else [several]
+    threshold = _start(threshold, shown[0])
     titles = list(names or (["detected"] if len(shown) == 1 else ["first", "second"]))
     if not 1 <= len(shown) <= 2 or len(titles) != len(shown):
         raise UserError("compare takes one or two detectors, and a name for each.")
@@ -104,9 +104,10 @@ def compare(
     return View(_Judged(judged, data, threshold))
 
 
-def _check(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+def _start(threshold: float | None, detector: Any) -> float:
+    threshold = getattr(detector, "threshold", 0.3) if threshold is None else threshold
+    check_number("threshold", threshold, 0, 1)
+    return threshold
 
 
 def _several(results: Any) -> Any:

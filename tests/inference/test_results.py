@@ -91,6 +91,10 @@ def test_draw_leaves_out_names_on_request_and_where_they_repeat(detector, path):
     assert single.draw(labels=True).tobytes() != single.draw().tobytes()
 
 
+def test_draw_takes_colours_of_some_classes(detector, path):
+    assert detector.predict(path).draw(colors={"cat": "#123456"}).size == (200, 100)
+
+
 def test_show_opens_the_drawn_image(detector, path, monkeypatch):
     shown = []
     monkeypatch.setattr(Image.Image, "show", lambda image, title=None: shown.append((image.size, title)))

@@ -177,6 +177,13 @@ def test_explore_and_compare_honour_slice_size(detector, sample, tmp_path):
     assert len(detector.model.seen) > 4
 
 
+def test_explore_and_compare_start_at_the_detectors_threshold(detector, images, sample):
+    detector.threshold = 0.7
+    assert explore(detector, images).controls["threshold"].value == 0.7
+    assert compare(detector, sample).controls["threshold"].value == 0.7
+    assert explore(detector.predict(images)).controls["threshold"].value == 0.7
+
+
 def test_explore_refuses_what_is_out_of_range(detector, images):
     with pytest.raises(UserError, match=r"threshold must be in \[0, 1\], not 2"):
         explore(detector, images, threshold=2)
