@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dino_nb.data.coco_file import to_pycocotools
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, explain
 
 # In pycocotools' order. APs/APm/APl: objects below 32x32, up to 96x96 and above; AR1/10/100: by detections kept.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -89,7 +89,9 @@ def read_results(path: str | Path, image_ids: Sequence[Any], category_ids: Seque
     """A saved ``results.json``; a damaged or foreign file is a ``UserError`` that names it."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, RecursionError, ValueError) as error:
+    except OSError as error:
+        raise UserError(explain(error)) from error
+    except (RecursionError, ValueError) as error:
         raise UserError(f"{path} cannot be read as results in JSON: {error}") from error
     if not isinstance(data, list) or not all(isinstance(record, dict) for record in data):
         raise UserError(f"{path} does not hold COCO results (a list of image_id, category_id, bbox, score).")

@@ -41,7 +41,7 @@ def counts(analysis):
     return {kind: n for kind, n in analysis.counts.items() if n}
 
 
-def test_no_errors():
+def test_analysis_of_no_errors():
     found = analyse_errors(truth(*OBJECTS), RIGHT)
     assert counts(found) == {"correct": 4} and found.ap50 == pytest.approx(1)
     assert set(found.cost) == set(KINDS) and not any(found.cost.values()) and found.worst() == []
@@ -60,7 +60,7 @@ def test_no_errors():
         ("background", [*RIGHT, found(2, B, 5000)], 1 - (2 / 3 + 1) / 2),
     ],
 )
-def test_one_of_each(kind, results, cost):
+def test_tide_counts_and_costs_one_of_each(kind, results, cost):
     analysis = analyse_errors(truth(*OBJECTS), results, threshold=0.3)
     assert counts(analysis) == {"correct": 3 if results[:4] != RIGHT else 4, kind: 1}
     assert analysis.worst() == [2] and analysis.images[1] == {"correct": 2, "wrong": 0, "missed": 0, "f1": 1}
@@ -68,21 +68,21 @@ def test_one_of_each(kind, results, cost):
     assert f"{kind:13}      1" in str(analysis)
 
 
-def test_crowds_are_no_errors():
+def test_analysis_takes_crowds_for_no_errors():
     crowd = truth(*OBJECTS, (3, "crowd", 0))
     analysis = analyse_errors(crowd, [*RIGHT, found(3, A, 10), found(3, A, 12)], threshold=0.3)
     assert counts(analysis) == {"correct": 4} and analysis.ap50 == pytest.approx(1)
     assert analysis.confusion.tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 0]] and not analysis.label_errors
 
 
-def test_counts_are_of_certain_detections_costs_of_all():
+def test_tide_counts_certain_detections_and_costs_all():
     results = [*RIGHT[:3], found(2, B, 1000, 0.1), found(3, B, 0, 0.2)]
     analysis = analyse_errors(truth(*OBJECTS), results, threshold=0.5)
     assert counts(analysis) == {"correct": 3, "missed": 1}
     assert analysis.cost["background"] > 0 and analysis.cost["missed"] == 0
 
 
-def test_nothing_found_and_subset():
+def test_analysis_of_nothing_found_and_of_a_subset():
     coco = truth(*OBJECTS)
     analysis = analyse_errors(coco, [])
     assert counts(analysis) == {"missed": 4} and analysis.ap50 == 0
@@ -114,7 +114,7 @@ def test_confusion_is_hotcocos_without_crowds(seed):
     assert [b["count"] for b in analysis.thresholds.reliability] == [b["count"] for b in theirs["bins"] if b["count"]]
 
 
-def test_suspicious_labels():
+def test_label_errors_by_hand():
     objects = [*OBJECTS, (3, A, 0)]
     results = [
         *RIGHT[:2],

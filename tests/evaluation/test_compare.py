@@ -64,7 +64,7 @@ def test_bootstrap_counts_an_image_as_often_as_it_is_drawn():
     assert np.nanmean(ap[0]) == pytest.approx(again.metrics["AP"], abs=1e-9)
 
 
-def test_worse_results_are_said_to_be_worse(evaluated, folder):
+def test_compare_says_that_worse_results_are_worse(evaluated, folder):
     worse = without(evaluated, lambda r: r["bbox"][0] < 6)
     found = compare(evaluated, worse)
     row = found.rows[0]
@@ -82,20 +82,20 @@ def test_worse_results_are_said_to_be_worse(evaluated, folder):
     assert saved["metrics"][0]["difference"] == row["difference"] and saved["images"] == 5
 
 
-def test_equal_results_cannot_be_told_apart(evaluated):
+def test_compare_cannot_tell_equal_results_apart(evaluated):
     found = compare(evaluated.output_dir, evaluated.output_dir / "results.json")
     assert found.sentence() == "AP +0.0 [+0.0, +0.0]: the two cannot be told apart on 5 images."
     assert found.changed == [] and found.images() == []
 
 
-def test_only_common_images_are_compared(evaluated, folder):
+def test_compare_takes_common_images_alone(evaluated, folder):
     some = dino_nb.evaluate(folder, oracle(folder), limit=3, check=False, progress=False)
     found = compare(evaluated, some)
     assert found.a.image_ids == found.b.image_ids == some.image_ids and found.rows[0]["difference"] == 0
     assert len(evaluated.image_ids) == 5  # what was given is left alone
 
 
-def test_saved_results_give_the_evaluations_numbers(evaluated, folder):
+def test_saved_results_give_the_numbers_of_the_evaluation(evaluated, folder):
     for given in (evaluated.output_dir, str(evaluated.output_dir / "results.json")):
         assert module._result(given, None, None, {}).metrics == evaluated.metrics
     (evaluated.output_dir / "report.json").unlink()
@@ -118,7 +118,7 @@ def test_saved_results_give_the_evaluations_numbers(evaluated, folder):
         ("[" * 100_000, "cannot be read as results"),
     ],
 )
-def test_a_damaged_or_foreign_file_is_named(evaluated, folder, tmp_path, content, message):
+def test_results_file_that_is_damaged_or_foreign_is_named(evaluated, folder, tmp_path, content, message):
     file = tmp_path / "results.json"
     file.write_text(content)
     with pytest.raises(UserError, match=message) as error:
@@ -126,12 +126,17 @@ def test_a_damaged_or_foreign_file_is_named(evaluated, folder, tmp_path, content
     assert str(file) in str(error.value)
 
 
-def test_a_checkpoint_needs_the_data_set(evaluated):
+def test_results_file_that_is_not_there(evaluated, folder, tmp_path):
+    with pytest.raises(UserError, match=r"there is no file or folder .*nowhere.json"):
+        compare(evaluated, tmp_path / "nowhere.json", folder)
+
+
+def test_compare_of_checkpoints_needs_the_data_set(evaluated):
     with pytest.raises(UserError, match="name the data set"):
         compare("dino-tiny", evaluated)
 
 
-def test_other_classes_cannot_be_compared(evaluated, folder, tmp_path):
+def test_compare_refuses_other_classes(evaluated, folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     file = other / "annotations/instances_val2017.json"

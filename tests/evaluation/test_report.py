@@ -75,7 +75,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_is_one_safe_file(tmp_path):
+def test_report_page_is_one_safe_file(tmp_path):
     result = evaluated(tmp_path / "set", EVIL)
     report.write(result, tmp_path / "out")
     text = (tmp_path / "out/report.html").read_text()
@@ -94,7 +94,7 @@ def test_page_is_one_safe_file(tmp_path):
         result.show("wurst")
 
 
-def test_every_number_is_in_the_json_and_the_tables(tmp_path):
+def test_report_json_and_tables_have_every_number(tmp_path):
     result = evaluated(tmp_path / "set", ["cat", "=dog"], seed=1)
     report.write(result, tmp_path / "out")
     saved = json.loads((tmp_path / "out/report.json").read_text())
@@ -113,7 +113,7 @@ def test_every_number_is_in_the_json_and_the_tables(tmp_path):
     assert [float(r["certainty"]) for r in listed] == sorted((float(r["certainty"]) for r in listed), reverse=True)
 
 
-def test_corrected_labels_come_back_through_convert(tmp_path):
+def test_labels_to_check_come_back_through_convert(tmp_path):
     result = evaluated(tmp_path / "set", ["cat", "dog"], seed=2)
     report.write(result, tmp_path / "out")
     shutil.copytree(tmp_path / "set/val2017", tmp_path / "labelled/images")
@@ -141,7 +141,7 @@ def test_corrected_labels_come_back_through_convert(tmp_path):
         {"names": ["cat"], "found": [{"image_id": 0, "category_id": 1, "bbox": [500, 500, 9, 9], "score": 0.9}]},
     ],
 )
-def test_odd_evaluations_have_a_report(tmp_path, options):
+def test_report_of_odd_evaluations(tmp_path, options):
     result = evaluated(tmp_path / "set", **options)
     report.write(result, tmp_path / "out")
     assert Tags((tmp_path / "out/report.html").read_text()).open == []
@@ -150,14 +150,14 @@ def test_odd_evaluations_have_a_report(tmp_path, options):
     assert "class " in str(result) or "one" in str(result) or "cat" in str(result) or "no annotations" in str(result)
 
 
-def test_more_than_twenty_classes_stay_readable(tmp_path):
+def test_report_of_more_than_twenty_classes_stays_readable(tmp_path):
     result = evaluated(tmp_path / "set", [f"class {i}" for i in range(30)], images=8)
     text = result.show("classes")._repr_html_()
     assert "worst and best three named" in text and text.count("&#9632;") == 7  # and the mean
     assert "The 20 classes with the most mistakes of 30" in str(result.show("confusion"))
 
 
-def test_missing_image_is_named_in_the_page(tmp_path):
+def test_report_page_names_a_missing_image(tmp_path):
     result = evaluated(tmp_path / "set", ["cat", "dog"])
     for file in (tmp_path / "set/val2017").iterdir():
         file.unlink()

@@ -54,7 +54,7 @@ def interrupt(sample, tiny, folder, after=4):
     return next(folder.glob("results.part*.jsonl"))
 
 
-def test_goes_on_where_it_was(sample, tiny, tmp_path):
+def test_resume_goes_on_where_it_was(sample, tiny, tmp_path):
     whole = run(sample, Failing(tiny, COUNT), tmp_path / "whole")
     file = interrupt(sample, tiny, tmp_path / "part")
     assert len(file.read_text().split("\n")) == 1 + 1 + 4  # settings and four images
@@ -67,14 +67,14 @@ def test_goes_on_where_it_was(sample, tiny, tmp_path):
     assert not list(tmp_path.glob("*/results.part*"))
 
 
-def test_without_resume_it_starts_again(sample, tiny, tmp_path):
+def test_evaluate_without_resume_starts_again(sample, tiny, tmp_path):
     interrupt(sample, tiny, tmp_path / "part")
     model = Failing(tiny, COUNT)
     run(sample, model, tmp_path / "part")
     assert model.seen == COUNT
 
 
-def test_other_settings_cannot_be_resumed(sample, tiny, tmp_path):
+def test_resume_refuses_other_settings(sample, tiny, tmp_path):
     interrupt(sample, tiny, tmp_path / "part")
     with pytest.raises(UserError, match="cannot be resumed: it was begun with other input_size, batch_size"):
         run(sample, Failing(tiny, COUNT), tmp_path / "part", resume=True, batch_size=2, input_size=(64, 96))
@@ -87,7 +87,7 @@ def test_other_settings_cannot_be_resumed(sample, tiny, tmp_path):
         run(sample, tiny, None, resume=True)
 
 
-def test_command_line_resumes(sample, tiny, tmp_path, capsys):
+def test_resume_by_the_command_line(sample, tiny, tmp_path, capsys):
     options = [str(sample), "dino-tiny", "--device", "cpu", "--no_check", "-o", str(tmp_path / "out")]
     assert main(["eval", *options, "--resume"]) == 0
     first = json.loads((tmp_path / "out/results.json").read_text())

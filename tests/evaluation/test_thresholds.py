@@ -56,7 +56,7 @@ def case(objects, detections):
     return score(to_pycocotools(truth), results)
 
 
-def test_f1_by_hand():
+def test_thresholds_by_hand():
     # by score: right .9, wrong .8, right .6, wrong .4; three objects
     scores = case([(1, 0), (1, 50), (2, 0)], [(1, 0, 0.9), (1, 200, 0.8), (1, 50, 0.6), (2, 90, 0.4)])
     found = find_thresholds(scores)
@@ -74,13 +74,13 @@ def test_f1_by_hand():
     assert found.to_dict() == {"overall": found.best, "per_class": {"cat": cat["threshold"], "dog": found.best}}
 
 
-def test_equal_scores_are_kept_or_dropped_together():
+def test_thresholds_keep_or_drop_equal_scores_together():
     found = find_thresholds(case([(1, 0)], [(1, 0, 0.5), (1, 99, 0.5), (1, 200, 0.5)]))
     assert found.best == 0.25 and found.precision == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("objects, detections", [([], []), ([(1, 0)], []), ([], [(1, 0, 0.5)])])
-def test_nothing_to_decide_by(objects, detections):
+def test_thresholds_with_nothing_to_decide_by(objects, detections):
     found = find_thresholds(case(objects, detections))
     assert found.best == 0.5 and found.recall in (-1, 0)
 
