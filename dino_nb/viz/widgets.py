@@ -10,12 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.draw import add_legend, class_colors, draw_boxes
 from dino_nb.errors import UserError
-from dino_nb.inference.detector import Detector
+from dino_nb.inference.detector import Detector, load
 from dino_nb.inference.keywords import check_number, known_keywords
 from dino_nb.inference.results import Result
 from dino_nb.inference.sources import Source, leaves, read
@@ -28,7 +29,7 @@ from dino_nb.viz.view import WIDE, Scene, View
 
 @known_keywords
 def explore(
-    detector: Detector | Result | Sequence[Result],
+    detector: Detector | Result | Sequence[Result] | str | Path,
     images: Source = None,
     threshold: float | None = None,
     max_detections: int = 100,
@@ -39,25 +40,25 @@ def explore(
     """Detections with sliders: which image, the threshold, how many at most, which classes.
 
     Args:
-        detector: a ``dino_nb.Detector``. An image goes through the network once, when it is first shown. Or what its
-            ``predict`` found: nothing is then looked at again, and ``images`` is left out.
+        detector: a ``dino_nb.Detector`` or what ``dino_nb.load`` takes: an image goes through the network once, when
+            it is first shown. Or what ``predict`` found: nothing is looked at again, and ``images`` is left out.
         images: anything that ``Detector.predict`` takes, videos excepted; or a COCODIR: then precision, recall and F1
             over its ``split`` move with the threshold (see :func:`compare`).
         threshold, max_detections: where the sliders start. Default: the detector's own threshold, and 100.
         slice_size: see ``Detector.predict``.
     """
-    threshold = _start(threshold, detector)
+    finder = _finder(detector)
+    threshold = _start(threshold, finder)
     if isinstance(images, (str, Path)) and (Path(images) / "annotations" / f"instances_{split}2017.json").is_file():
-        judged = judge(_several(detector), images, split, slice_size=slice_size)
+        judged = judge(finder, images, split, slice_size=slice_size)
         return View(_Judged({"detected": judged}, None, threshold))
-    if isinstance(detector, Detector):
+    if isinstance(finder, Detector):
         found = list(leaves(images))
         if any(isinstance(leaf, str) and is_video(leaf) for leaf in found):
             raise UserError("explore shows images; for a video use detector.annotate_video(path, 'out.mp4').")
-        return View(_Detected(detector, detector.class_names, found, threshold, max_detections, slice_size))
-    results = list(_several(detector))
-    names = results[0].class_names if results else []
-    return View(_Detected(None, names, results, threshold, max_detections, None))
+        return View(_Detected(finder, finder.class_names, found, threshold, max_detections, slice_size))
+    names = finder[0].class_names if finder else []
+    return View(_Detected(None, names, finder, threshold, max_detections, None))
 
 
 @known_keywords
@@ -71,7 +72,7 @@ def browse(cocodir: str | Path, split: str = "val") -> View:
 
 @known_keywords
 def compare(
-    detector: Detector | Sequence[Detector] | Sequence[Result],
+    detector: Detector | Sequence[Detector | str | Path] | Sequence[Result] | str | Path,
     cocodir: str | Path,
     split: str = "val",
     threshold: float | None = None,
@@ -84,17 +85,16 @@ def compare(
     recall and F1 over the whole split at the slider's threshold.
 
     Args:
-        detector: one, or two to be compared (as before and after fine-tuning). Or what ``predict`` found on images of
-            the split already, at a low threshold such as 0.05: nothing is then looked at again.
+        detector: a ``dino_nb.Detector`` or what ``dino_nb.load`` takes; two of them to be compared (as before and
+            after fine-tuning); or what ``predict`` found on images of the split, at a low threshold such as 0.05.
         cocodir, split: the annotated images; all of them go through the network once, at the start.
         threshold: where the slider starts. Default: the (first) detector's own.
         names: what two detectors are called.
         slice_size: see ``Detector.predict``.
         limit: take the first images only.
     """
-    several: Any = detector
-    two = not isinstance(detector, Detector) and len(several) > 0 and isinstance(several[0], Detector)
-    shown: list[Any] = list(several) if two else [several]
+    alone = isinstance(detector, str) or all(isinstance(one, Result) for one in _listed(detector))
+    shown = [_finder(one) for one in ([detector] if alone else _listed(detector))]
     threshold = _start(threshold, shown[0])
     titles = list(names or (["detected"] if len(shown) == 1 else ["first", "second"]))
     if not 1 <= len(shown) <= 2 or len(titles) != len(shown):
@@ -110,8 +110,21 @@ def _start(threshold: float | None, detector: Any) -> float:
     return threshold
 
 
-def _several(results: Any) -> Any:
-    return [results] if isinstance(results, Result) else results
+def _finder(detector: Any) -> Any:
+    """A ``Detector``, or a list of results; made of a checkpoint's name or file, a network, or one result."""
+    if isinstance(detector, (str, Path)):
+        return load(detector)
+    if isinstance(detector, torch.nn.Module):
+        return Detector(detector)
+    if isinstance(detector, Result):
+        return [detector]
+    if not isinstance(detector, Detector) and not all(isinstance(one, Result) for one in _listed(detector)):
+        raise UserError(f"a {type(detector).__name__} finds nothing: give a detector, or what its predict returned.")
+    return detector
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) else [value]
 
 
 class _Detected(Scene):
@@ -218,7 +231,7 @@ class _Judged(Scene):
             )
             mark = f"; best F1 {best[1]:.3f} at {best[0]:.2f}" if best else "; nothing is found"
             which = f"{html.escape(title)}, " if len(self.judged) > 1 else ""
-            lines.append(f"{which}all {self.count} images at {threshold:.2f}: {told}{mark}")
+            lines.append(f"{which}all {self.count} image{'s' * (self.count != 1)} at {threshold:.2f}: {told}{mark}")
             figures.append(threshold_curve(one.curves(classes), threshold, best))
         sheet = Image.new("RGB", (sum(f.width for f in figures), figures[0].height), "white")
         for i, figure in enumerate(figures):

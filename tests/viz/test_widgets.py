@@ -282,6 +282,16 @@ def test_compare_of_two_detectors_shows_both(sample):
         compare(detectors, sample, names=["one"])
 
 
+def test_compare_and_explore_take_names_and_networks(sample):
+    assert explore("dino-tiny", sample / "val2017").position.max == 5
+    view = compare([FakeModel(["red circle", None, "dog"]), "dino-tiny"], sample, limit=1)
+    assert "second, all 1 image at" in view.summary
+    with pytest.raises(UserError, match="a int finds nothing"):
+        compare(7, sample)
+    with pytest.raises(UserError, match="a dict finds nothing"):
+        explore({}, sample)
+
+
 def test_compare_takes_results(sample):
     detector = Detector(FakeModel(["red circle", None, "dog"]), "cpu")
     results = detector.predict(sample / "val2017", threshold=0.05)
