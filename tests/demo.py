@@ -53,11 +53,11 @@ def main(folder: Path) -> None:
     say(f"dino-nb check {coco}")
     dino_nb.check_dataset(coco, progress=False).raise_if_errors()
     say(f"dino-nb eval {coco} dino-tiny: what does it know before?")
-    before = dino_nb.evaluate(coco, "dino-tiny", output_dir=folder / "before", progress=False)
+    before = dino_nb.evaluate(coco, "dino-tiny", output_dir=folder / "before", name="dino-tiny", progress=False)
     say(f"dino-nb train {coco} --pretrain_model_path dino-tiny: the curve starts at that score")
     run = dino_nb.finetune(coco, "dino-tiny", output_dir=folder / "training", overwrite=True, preset=RECIPE)
     say("comparing before and after on the validation images")
-    after = dino_nb.evaluate(coco, run.checkpoint, output_dir=folder / "after", progress=False)
+    after = dino_nb.evaluate(coco, run.checkpoint, output_dir=folder / "after", name="fine-tuned", progress=False)
     page = _page(folder, coco, run, before, after)
     write_text(folder / "index.html", page)
     rows = [(row["name"], _ap50(before, row["name"]), row["AP50"]) for row in after.per_class]
@@ -90,7 +90,7 @@ def _page(folder: Path, coco: Path, run: Any, before: Any, after: Any) -> str:
     comparison.write(folder / "comparison")
     detectors = [dino_nb.load("dino-tiny"), dino_nb.load(run.checkpoint)]
     view = dino_nb.viz.compare(detectors, coco, threshold=after.analysis.threshold, names=["before", "after"])
-    images = [(f"image {i + 1}", view.set(index=i).image) for i in range(3, 9)]
+    images = [(f"image {i + 1}", view.set(index=i).image) for i in range(3, min(9, IMAGES["n_val"]))]
     curves = Image.open(run.output_dir / "curves.png")
     rows = [(row["name"], _ap50(before, row["name"]), row["AP50"]) for row in after.per_class]
     blocks = [
