@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what editors complete and type checkers see; tests keep it 
     from dino_nb.evaluation.evaluate import evaluate as evaluate
     from dino_nb.inference.detector import Detector as Detector
     from dino_nb.inference.detector import load as load
+    from dino_nb.inference.export import export as export
     from dino_nb.inference.results import Result as Result
     from dino_nb.inference.video import small_copy as small_copy
     from dino_nb.models.dino import DINO as DINO
@@ -60,6 +61,7 @@ _WHERE = {
     "compare": "dino_nb.evaluation.compare",
     "convert_dataset": "dino_nb.prepare.convert",
     "evaluate": "dino_nb.evaluation.evaluate",
+    "export": "dino_nb.inference.export",
     "export_dataset": "dino_nb.prepare.export",
     "export_official": "dino_nb.checkpoints.load",
     "finetune": "dino_nb.training.finetune",

@@ -71,7 +71,7 @@ def describe(model: DINO) -> dict[str, Any]:
 
 def model_from(content: dict[str, Any], where: str | Path = "the checkpoint") -> DINO:
     """Build the model that a file of ours describes. The file may be anybody's: every part of it is checked."""
-    config = _config(content, where)
+    config = read_config_of(content, where)
     weights = content.get("model")
     if not isinstance(weights, dict) or not any(isinstance(v, torch.Tensor) for v in weights.values()):
         raise UserError(f"{where} holds no weights: its 'model' is {_kind(weights)}.")
@@ -88,11 +88,12 @@ def model_from(content: dict[str, Any], where: str | Path = "the checkpoint") ->
         raise UserError(f"the weights in {where} do not fit its own configuration: {error}") from error
     if next(model.parameters()).dtype in (torch.float16, torch.bfloat16):
         model.float()  # small files hold half; what computes in half is chosen by the device, not by the file
-    _describe_as(model, content, where)
+    describe_as(model, content, where)
     return model.eval()
 
 
-def _config(content: dict[str, Any], where: str | Path) -> ModelConfig:
+def read_config_of(content: dict[str, Any], where: str | Path) -> ModelConfig:
+    """The ``ModelConfig`` in a file's description, checked."""
     given = content.get("config")
     if not isinstance(given, dict):
         raise UserError(f"{where} is not complete: its 'config' is {_kind(given)}. Save or download it again.")
@@ -108,7 +109,7 @@ def _config(content: dict[str, Any], where: str | Path) -> ModelConfig:
         raise UserError(f"{where}: {error}") from error
 
 
-def _describe_as(model: DINO, content: dict[str, Any], where: str | Path) -> None:
+def describe_as(model: Any, content: dict[str, Any], where: str | Path) -> None:
     """Give ``model`` the names, ids and sizes that a file describes, where they are such."""
     count = model.config.num_classes
     names, ids, size = content.get("class_names"), content.get("category_ids"), content.get("input_size")

@@ -10,6 +10,7 @@ from torch import nn
 from dino_nb.checkpoints import zoo
 from dino_nb.checkpoints.checkpoint import load_checkpoint
 from dino_nb.checkpoints.official import published_state
+from dino_nb.checkpoints.onnx_file import OnnxModel
 from dino_nb.coco_classes import COCO_OUTPUTS
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.models.dino import DINO
@@ -21,7 +22,8 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
     """A ``DINO`` module in eval mode on ``device``.
 
     Args:
-        name_or_path: a checkpoint file (this package's, or a published ``.pth``); the folder of a training run;
+        name_or_path: a checkpoint file (this package's, a published ``.pth``, or an exported ``.onnx``, which
+            gives an ``OnnxModel``); the folder of a training run;
             ``"dino-tiny"``, a small network for trying things out that comes with the package; the name of a published
             checkpoint (``dino-nb zoo`` lists them; downloaded once), or a Google Drive id or link of one.
         device: ``"cuda"``, ``"cuda:1"``, ``"cpu"``; None takes a GPU where there is one.
@@ -32,6 +34,8 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
     device = pick_device(device)  # before a download of hundreds of megabytes
     name = os.fspath(name_or_path).strip().strip("\"'").strip()
     file = DINO_TINY if name == "dino-tiny" and not Path(name).exists() else _find(name)
+    if file.suffix.lower() == ".onnx":
+        return OnnxModel(file, device).eval()  # type: ignore[return-value]
     return load_checkpoint(file).to(device)
 
 

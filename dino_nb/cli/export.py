@@ -1,60 +1,56 @@
 """Write a checkpoint for use elsewhere.
 
   dino-nb export run/best.pth                        # published names: the original code loads it
+  dino-nb export run/best.pth --format onnx          # runs with onnxruntime, without this package
+  dino-nb export run/best.pth --format torch_export  # runs with PyTorch alone
   dino-nb export run/best.pth -o small.pth --slim    # ours, the weights alone: no optimiser, half the precision
   dino-nb export run/best.pth -o model.safetensors   # ours, readable without running code
 
-The class names and the settings travel with ours; published files have no place for them. A network with a backbone or
-a setting that the original code does not have is written as ours.
+The class names and the settings travel with ours and with ONNX; published files have no place for them. A network with
+a backbone or a setting that the original code does not have is written as ours. An ONNX or torch.export file is checked
+against the network on a few images before it gets its name.
 """
 
+import argparse
 from pathlib import Path
 
+from dino_nb.checkpoints.load import load_model
 from dino_nb.errors import UserError
+from dino_nb.inference.export import ENDINGS, export, lacks
+from dino_nb.models.dino import DINO
+
+_FORMAT_OF = {".onnx": "onnx", ".pt2": "torch_export", ".safetensors": "safetensors", ".pth": "official"}
+_FORMAT_OF[".pt"] = "official"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument(
         "-o", "--output", help="file to write (default: beside CHECKPOINT, with a name that tells what it is)"
     )
-    parser.add_argument("--slim", action="store_true", help="our format in half precision, nothing but the network")
+    parser.add_argument("--format", choices=ENDINGS, help="default: what the ending of OUTPUT says, or published names")
+    parser.add_argument("--slim", action="store_true", help="the same as --format slim")
+    parser.add_argument(
+        "--images", nargs="+", metavar="SOURCE", help="images that ONNX and torch_export are checked on"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
 
 
-def run(args):
-    import torch
-
-    from dino_nb.checkpoints.checkpoint import save_checkpoint
-    from dino_nb.checkpoints.official import export_official
-    from dino_nb.files import atomic_path
-    from dino_nb.inference.detector import load
-    from dino_nb.models.backbone import PUBLISHED
-
-    model = load(args.checkpoint, "cpu").model
-    config = model.config
-    lacking = [] if config.backbone in PUBLISHED else [f"no backbone {config.backbone!r}"]
-    lacking += [f"no proposal_nms, here {config.proposal_nms:g}"] if config.proposal_nms else []
-    ending = "slim.pth" if args.slim else "weights.safetensors" if lacking else "published.pth"
-    source = Path(args.checkpoint)
-    output = Path(args.output) if args.output else source.with_name(f"{source.stem}_{ending}")
-    if output.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UserError(f"{output} must end in .pth or .safetensors: the ending chooses the format.")
-    if output.exists() and (not args.overwrite or (source.exists() and output.samefile(source))):
-        raise UserError(f"{output} exists: name another file with -o, or say --overwrite (never onto the source).")
-    ours = args.slim or output.suffix == ".safetensors"
-    if lacking and not ours:
+def run(args: argparse.Namespace) -> None:
+    model = load_model(args.checkpoint, "cpu")
+    source, output = Path(args.checkpoint), Path(args.output) if args.output else None
+    format = "slim" if args.slim else args.format
+    reason = lacks(model) if isinstance(model, DINO) else None
+    if output is not None and output.suffix not in _FORMAT_OF:
+        raise UserError(f"{output} must end in one of {', '.join(_FORMAT_OF)}: the ending chooses the format.")
+    if format is None:
+        format = _FORMAT_OF[output.suffix] if output else "safetensors" if reason else "official"
+    if format == "official" and reason and output:
         raise UserError(
-            f"the original code has {' and '.join(lacking)}, and could not compute what {source.name} does: write our "
-            f"format, as --slim or as {output.with_suffix('.safetensors').name}."
+            f"the original code has {reason}, and could not compute what {source.name} does: write our format, as "
+            f"--slim or as {output.with_suffix('.safetensors').name}."
         )
-    if args.slim:
-        model.half()
-    if ours:
-        save_checkpoint(output, model)
-        kind = "our format"
-    else:
-        with atomic_path(output) as temporary:
-            torch.save({"model": export_official(model)}, temporary)
-        kind = "published names"
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {kind}.")
+    path = export(args.checkpoint, output, format, images=args.images, overwrite=args.overwrite)
+    kind = {"official": "published names", "safetensors": "our format", "slim": "our format"}.get(format, format)
+    checked = ", checked against the network" if format in ("onnx", "torch_export") else ""
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {kind}{checked}.")

@@ -65,5 +65,5 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     assert target.read_bytes() == b"precious"
     assert main(["export", "dino-tiny", "-o", str(target), "--overwrite"]) == 0
     assert main(["export", str(target), "-o", str(target), "--overwrite"]) == 1  # onto itself
-    assert main(["export", "dino-tiny", "-o", str(tmp_path / "model.onnx")]) == 1
-    assert "safetensors" in capsys.readouterr().err
+    assert main(["export", "dino-tiny", "-o", str(tmp_path / "model.txt")]) == 1
+    assert "must end in one of .onnx, .pt2, .safetensors, .pth, .pt" in capsys.readouterr().err
