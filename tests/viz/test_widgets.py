@@ -103,6 +103,8 @@ def test_view_leaves_an_image_for_a_notebook_that_is_opened_again(detector, imag
     data = re.search(r"data:image/jpeg;base64,([^\"]+)", still["text/html"])[1]
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == view.image.size
     key = re.search(r"body:has\(\.([\w-]+)-live\) \.([\w-]+)-still { display: none }", still["text/html"])
+    script = re.search(r"<script>(.*)</script>", still["text/html"], re.S)[1].strip()
+    assert script[0] == "{" and script[-1] == "}"  # a page with two views must not declare a name twice
     assert f"{key[1]}-live" in view.widget._dom_classes and f'class="{key[2]}-still"' in still["text/html"]
 
 
