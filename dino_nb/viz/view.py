@@ -208,7 +208,6 @@ _STILL = """<style>body:has(.KEY-live) .KEY-still { display: none }</style>
 <div class="KEY-still"><div>SUMMARY</div><div>CAPTION</div>
 <img style="max-width: 98%" src="data:image/jpeg;base64,IMAGE"></div>
 <script>
-{  // names of its own: a page has several views
 {
 document.addEventListener("keydown", (event) => {
   const by = { ArrowLeft: ".dino-back", ArrowRight: ".dino-forward" }[event.key];
@@ -233,7 +232,6 @@ const looking = setInterval(() => {  // opened again without a kernel: the image
 }, 1000);
 setTimeout(() => clearInterval(looking), 30000);
 }  // a page may hold several views: nothing is declared outside
-}
 </script>"""
 
 
