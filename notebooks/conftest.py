@@ -38,7 +38,7 @@ CHECKS = {
     "inference_and_visualization": {
         "load": "assert any(detector.class_names)",
         "all": "assert len(results) == len(images) == 12 and sum(map(len, results)) > 12",
-        "one": "assert result.boxes.shape == (len(result), 4) and (result.scores >= THRESHOLD).all()",
+        "one": "assert result.boxes.shape == (len(result), 4) and (result.scores >= threshold).all()",
         "explore": "assert view.image.size[0] > 0 and 'cannot be read' not in view.caption",
         "compare": "assert 'detected' in comparison.caption",
         "layers": "assert len(layers.boxes) == 4",

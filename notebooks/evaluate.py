@@ -168,6 +168,12 @@ figure
 result.show("confusion")
 
 # %% [markdown]
+# Choose a pair to see its objects.
+
+# %% tags=["pick"]
+dino_nb.viz.pick_confused(result)
+
+# %% [markdown]
 # ## 7 · The worst images
 #
 # Dashed boxes are the annotations, solid ones what the network found. Often the worst images show an annotation that is

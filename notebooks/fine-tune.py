@@ -151,7 +151,14 @@ result = dino_nb.finetune(cocodir, start, preset=recipe, max_hours=MAX_HOURS or 
 for name, row in (("before", result.history[:1]), ("best", [result.best] if result.best else [])):
     for scores in row:
         print(f"{name:6}: AP {scores['AP']:.3f}, AP50 {scores['AP50']:.3f} at epoch {scores['epoch']}")
-print(f"the run ended by: {result.stopped}")
+print(f"the run ended by: {result.stopped}", *result.advice, sep="\n")
+
+# %% [markdown]
+# How sure is that? Scores of a small validation set vary by chance. The interval in brackets says how far: if it
+# contains 0, the two cannot be told apart on these images.
+
+# %% tags=["comparison"]
+result.comparison
 
 # %% [markdown]
 # Loss, score and learning rate over the run. How to read them:

@@ -50,13 +50,14 @@ CHECKPOINT = "auto"  # @param {type:"string"}
 IMAGES = ""  # @param {type:"string"}
 COCODIR = ""  # @param {type:"string"}
 VIDEO = ""  # @param {type:"string"}
-THRESHOLD = 0.3  # @param {type:"slider", min:0.05, max:1.0, step:0.05}
+THRESHOLD = 0.0  # @param {type:"slider", min:0.0, max:1.0, step:0.05}
 SLICE_SIZE = 0  # @param {type:"integer"}
 OUTPUT_DIR = "predictions"  # @param {type:"string"}
 INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
-# - `THRESHOLD`: from which score on a detection is shown.
+# - `THRESHOLD`: from which score on a detection is shown; 0 takes the best one that training stored in the
+#   checkpoint, or else 0.3.
 # - `SLICE_SIZE`: for large images with small objects, as from a drone. They are then also looked at in squares of so
 #   many pixels, such as 800 (0: not).
 
@@ -111,7 +112,8 @@ detector
 
 # %% tags=["all"]
 results = detector.predict(images, threshold=0.05, slice_size=SLICE_SIZE or None)
-shown = results.filter(THRESHOLD)
+threshold = THRESHOLD or detector.threshold
+shown = results.filter(threshold)
 dino_nb.viz.grid(shown[:6], columns=3, titles=[f"{r.name}: {len(r)} found" for r in shown[:6]])
 
 # %% [markdown]
@@ -134,7 +136,7 @@ result
 # differs from network to network, so try.
 
 # %% tags=["explore"]
-view = dino_nb.viz.explore(results, threshold=THRESHOLD)
+view = dino_nb.viz.explore(results, threshold=threshold)
 view
 
 # %% [markdown]
@@ -146,7 +148,7 @@ view
 
 # %% tags=["compare"]
 found = detector if IMAGES.strip() else results  # what was found on other images says nothing about these
-comparison = dino_nb.viz.compare(found, cocodir, threshold=THRESHOLD) if cocodir else None
+comparison = dino_nb.viz.compare(found, cocodir, threshold=threshold) if cocodir else None
 comparison
 
 # %% [markdown]
@@ -192,7 +194,7 @@ from IPython.display import Video
 
 video = dino_nb.colab.video(VIDEO, result.image)
 annotated = Path(saved) / f"{Path(video).stem}_found.mp4"
-detector.annotate_video(video, annotated, THRESHOLD, slice_size=SLICE_SIZE or None)
+detector.annotate_video(video, annotated, threshold, slice_size=SLICE_SIZE or None)
 Video(str(dino_nb.small_copy(annotated)), embed=True, width=480)
 
 # %% [markdown]

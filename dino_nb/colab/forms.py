@@ -132,7 +132,7 @@ def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | No
     if typed.lower() not in ("", "auto"):
         path = files.user_path(typed)
         return str(path / BEST) if (path / BEST).is_file() else str(path) if path.exists() else typed
-    if data is None or set(_class_names(data)) & set(load_model("dino-tiny", "cpu").class_names):
+    if data is None or set(_class_names(data)) & set(load_model("dino-tiny", "cpu").class_names or ()):
         print("CHECKPOINT: dino-tiny, the small network that knows the sample's shapes.")
         return "dino-tiny"
     if train and not torch.cuda.is_available():
@@ -185,7 +185,7 @@ def run_folder(output_dir: str | PathLike[str], drive_dir: str | PathLike[str] =
     return folders[0], folders[1] if len(folders) > 1 else None
 
 
-def _is_free_for(folder: Path, key: dict[str, str]) -> bool:
+def _is_free_for(folder: Path, key: dict[str, Any]) -> bool:
     try:
         return json.loads((folder / _NOTE).read_text(encoding="utf-8")) == key
     except (OSError, ValueError):
