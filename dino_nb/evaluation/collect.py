@@ -64,7 +64,7 @@ def collect_predictions(
     """
     indices = list(range(len(dataset)) if indices is None else indices)
     seconds = dict.fromkeys(STEPS, 0.0) if seconds is None else seconds
-    first = next(model.parameters())
+    first = next(model.parameters(), torch.empty(0))  # an exported model has none
     device = torch.device(device or first.device)
     if num_workers is None:
         num_workers = 0 if device.type == "cpu" else min(2, os.cpu_count() or 1)

@@ -163,7 +163,8 @@ def evaluate(
     model = as_model(checkpoint, device)
     short_side, long_side = input_size or model.input_size
     if threshold is None:
-        threshold = (getattr(model, "thresholds", None) or {}).get("overall")
+        stored = (getattr(model, "thresholds", None) or {}).get("overall")
+        threshold = stored if isinstance(stored, float) and 0 <= stored <= 1 else None
     if check:
         distributed.run_on_main(_check, cocodir, split, progress)
     dataset = CocoDataset(cocodir, split, eval_transform(short_side, long_side))
@@ -173,7 +174,7 @@ def evaluate(
         raise UserError(f"{dataset.annotation_file} lists no images to evaluate.")
     settings = {
         "checkpoint": str(name or (checkpoint if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__)),
-        "device": str(next(model.parameters()).device),
+        "device": str(next(model.parameters(), torch.empty(0)).device),
         "input_size": [short_side, long_side],
         "batch_size": batch_size,
         "amp": amp,

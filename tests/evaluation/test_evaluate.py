@@ -213,7 +213,7 @@ def test_two_processes_write_what_one_does(sample, tmp_path):
         (["nowhere", "dino-tiny"], 1, "nowhere"),
         (["DATA", "dino-tiny", "-c", "DINO_4scale"], 1, "backbone=resnet50, the checkpoint test_convnext"),
         (["DATA", "dino-tiny", "-c", "DINO_4scales"], 1, "Did you mean 'DINO_4scale'?"),
-        (["DATA", "dino-tiny", "--options", "dn_labebook_size=5"], 1, "Did you mean 'dn_labelbook_size'?"),
+        (["DATA", "dino-tiny", "--options", "dn_scaler=5"], 1, "Did you mean 'dn_scalar'?"),
         (["DATA", "dino-tiny", "--options", "hidden_dim=256"], 1, "the checkpoint has 64"),
         (["DATA", "dino-tiny", "--options", "num_select"], 1, "key=value"),
     ],
@@ -244,3 +244,12 @@ def test_command_compares_and_stores_the_threshold(sample, tmp_path, capsys, tin
     assert main(["eval", str(sample), "dino-tiny", *common, "--compare_precision"]) == 1
     errors = capsys.readouterr().err
     assert "there is no file dino-tiny" in errors and "needs a GPU" in errors
+
+
+def test_evaluate_exported_onnx_file(sample, tmp_path, tiny):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    file = dino_nb.export(tiny, tmp_path / "tiny.onnx", format="onnx")
+    exported = dino_nb.evaluate(sample, str(file), check=False, progress=False, output_dir=tmp_path / "out")
+    whole = dino_nb.evaluate(sample, tiny, check=False, progress=False)
+    assert exported.metrics["AP"] == pytest.approx(whole.metrics["AP"], abs=0.02) and exported.metrics["AP"] > 0.5
