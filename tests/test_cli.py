@@ -1,11 +1,13 @@
 """The command line as a whole: verbs, exit codes, help. What each verb does is tested with its room."""
 
 import importlib
+import json
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from dino_nb import __version__
 from dino_nb.cli import VERBS, info, main
@@ -158,3 +160,25 @@ def test_sigterm_leaves_no_temporary_files(tmp_path):
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_of_a_checkpoint_says_times_ap_and_conditions(sample_coco, tmp_path, capsys):
+    command = ["bench", "dino-tiny", str(sample_coco), "--device", "cpu", "--images", "2"]
+    assert main([*command, "--variants", "fp32", "optimized", "--json", str(tmp_path / "b.json")]) == 0
+    header, fp32, optimized, conditions = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["variant", "images/s"] and header.endswith("AP")
+    assert fp32.split()[0] == "fp32" and optimized.split()[0] == "optimized"
+    assert "checkpoint dino-tiny" in conditions and "threads" in conditions and torch.__version__ in conditions
+    told = json.loads((tmp_path / "b.json").read_text())
+    assert [row["variant"] for row in told["results"]] == ["fp32", "optimized"]
+    for row in told["results"]:
+        stages = [row[f"{stage}_ms"] for stage in ("read", "resize", "network", "select")]
+        assert min(stages) > 0 and row["p50_ms"] <= row["p99_ms"] and 0 <= row["AP"] <= 1
+    assert told["conditions"]["images"] == 2 and told["conditions"]["batch_size"] == 1
+
+
+def test_bench_refuses_what_cannot_be_timed(capsys):
+    assert main(["bench", "dino-tiny", "--device", "cpu", "--variants", "fp16"]) == 1
+    assert "fp16 is for GPUs" in capsys.readouterr().err
+    assert main(["bench", "dino-tiny", "--images", "0"]) == 1
+    assert "--images must be at least 1, not 0" in capsys.readouterr().err
