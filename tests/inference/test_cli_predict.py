@@ -22,7 +22,7 @@ def predict(tmp_path, *arguments):
     return code, json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def test_annotated_images_and_a_json(tmp_path, images, capsys):
+def test_predict_writes_images_and_a_json(tmp_path, images, capsys):
     code, entries = predict(tmp_path, images / "a", images / "b", "--threshold", 0, "--max_detections", 2)
     assert code == 0
     assert [entry["output"] for entry in entries] == ["same.jpg", "other.png", "same_2.jpg"]
@@ -35,7 +35,7 @@ def test_annotated_images_and_a_json(tmp_path, images, capsys):
     assert "3 images, 6 objects" in capsys.readouterr().out
 
 
-def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, images, capsys):
+def test_predict_names_a_bad_image_and_does_the_others(tmp_path, images, capsys):
     (images / "a" / "bad.jpg").write_bytes(b"bad")
     code, entries = predict(tmp_path, images / "a", "--no_images")
     assert code == 1
@@ -45,7 +45,7 @@ def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, images, capsys):
     assert predict(tmp_path, images / "a", "--errors", "raise")[0] == 1
 
 
-def test_slices_reach_the_detector(tmp_path, images, capsys):
+def test_predict_slices(tmp_path, images, capsys):
     code, entries = predict(tmp_path, images / "a", "--slice_size", 32, "--threshold", 0, "--no_images")
     assert code == 0 and len(entries[0]["detections"]) > 100  # more than one pass over the image gives
     assert predict(tmp_path, images / "a", "--slice_size", 8)[0] == 1
@@ -66,7 +66,7 @@ def test_predict_looks_again_and_writes_labels(tmp_path, images, capsys):
     assert "nms must be in" in capsys.readouterr().err
 
 
-def test_videos_come_out_as_videos(tmp_path, images):
+def test_predict_of_videos(tmp_path, images):
     pytest.importorskip("av", reason="PyAV is not installed (extra 'test' has it)")
     clip = make_clip(tmp_path / "clip.mp4", frames=3)
     code, entries = predict(tmp_path, clip, images / "a" / "same.jpg", "--threshold", 0, "--max_detections", 1)
@@ -78,7 +78,7 @@ def test_videos_come_out_as_videos(tmp_path, images):
     assert (tmp_path / "out" / "clip.mp4").stat().st_size > 0
 
 
-def test_a_source_is_never_overwritten(tmp_path, images, capsys):
+def test_predict_never_overwrites_a_source(tmp_path, images, capsys):
     before = (images / "a" / "same.jpg").read_bytes()
     assert main(["predict", "dino-tiny", str(images / "a"), "-o", str(images / "a")]) == 1
     assert "overwritten" in capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_a_source_is_never_overwritten(tmp_path, images, capsys):
     assert [p.name for p in (images / "a").iterdir()] == ["same.jpg"]
 
 
-def test_what_is_wrong_on_the_command_line_is_said(tmp_path, images, capsys):
+def test_predict_says_what_is_wrong(tmp_path, images, capsys):
     assert predict(tmp_path, tmp_path / "gone")[0] == 1
     assert "no image file" in capsys.readouterr().err
     assert predict(tmp_path, images / "a", "--classes", "red circl")[0] == 1

@@ -27,7 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_one_image_gives_one_result_in_pixels_of_the_original(detector):
+def test_predict_gives_pixels_of_the_image(detector):
     result = detector.predict(Image.new("RGB", (200, 100)))
     assert result["names"] == result.names == ["cat", "dog"]  # the unused output is never shown
     assert result["labels"].tolist() == [0, 2] and result["labels"].dtype == torch.int64
@@ -48,7 +48,7 @@ def test_one_image_gives_one_result_in_pixels_of_the_original(detector):
     ],
     ids=["Path", "str", "PIL", "array", "bytes tensor", "float tensor"],
 )
-def test_every_kind_of_image_reaches_the_network_alike(make, folder):
+def test_predict_takes_every_kind_of_image_alike(make, folder):
     class Keeping(FakeModel):
         def forward(self, images):
             self.kept = images
@@ -61,7 +61,7 @@ def test_every_kind_of_image_reaches_the_network_alike(make, folder):
     torch.testing.assert_close(got.model.kept[0], want.model.kept[0], rtol=0, atol=0)
 
 
-def test_threshold_top_and_classes(detector):
+def test_predict_by_threshold_number_and_classes(detector):
     image = Image.new("RGB", (50, 50))
     assert detector.predict(image, threshold=0.05).names == ["cat", "dog", "dog"]
     assert detector.predict(image, threshold=0.7).names == ["cat"]
@@ -73,7 +73,7 @@ def test_threshold_top_and_classes(detector):
         detector.predict(image, classes=["dogg"])
 
 
-def test_many_images_give_a_list_in_their_order(detector, folder):
+def test_predict_of_many_keeps_their_order(detector, folder):
     results = detector.predict(folder, batch_size=2)
     assert [r.name for r in results] == ["0.png", "1.png", "2.png"]
     assert [len(batch) for batch in detector.model.seen] == [2, 1]
@@ -168,7 +168,7 @@ def test_stream_yields_before_the_source_ends(detector):
         ({"classes": [1.5]}, "class number 1.5"),
     ],
 )
-def test_wrong_options_are_errors(detector, options, words):
+def test_predict_refuses_wrong_options(detector, options, words):
     with pytest.raises(UserError, match=words):
         detector.predict([Image.new("RGB", (8, 8))], **options)
 
@@ -188,7 +188,7 @@ def test_predict_takes_numbers_of_numpy(detector, folder):
     assert result.names == ["dog"]
 
 
-def test_names_of_outputs():
+def test_output_names():
     assert output_names(FakeModel(["a", "b", "c"])) == ["a", "b", "c"]
     nameless = FakeModel(None)
     assert output_names(nameless) == ["class 0", "class 1", "class 2"]
@@ -197,7 +197,7 @@ def test_names_of_outputs():
     assert (names[0], names[1], names[12], names[90]) == (None, "person", None, "toothbrush")
 
 
-def test_a_checkpoint_file_keeps_names_and_input_size(tmp_path):
+def test_load_keeps_names_and_input_size(tmp_path):
     torch.manual_seed(0)
     model = build_model(preset("dino-tiny")).eval()
     model.class_names = [f"kind {i}" for i in range(model.config.num_classes)]
@@ -212,7 +212,7 @@ def test_a_checkpoint_file_keeps_names_and_input_size(tmp_path):
     assert not got["boxes"].requires_grad
 
 
-def test_dino_tiny_comes_with_the_package():
+def test_load_of_dino_tiny():
     detector = load("dino-tiny", "cpu")
     assert "red circle" in detector.class_names
     result = detector.predict(torch.rand(3, 64, 64), threshold=0)
@@ -221,7 +221,7 @@ def test_dino_tiny_comes_with_the_package():
     assert again.size == (64, 64)
 
 
-def test_padding_in_a_batch_leaves_the_objects_where_they_are():
+def test_predict_in_padded_batches():
     detector = load("dino-tiny", "cpu")
     images = [Image.effect_noise(size, 60).convert("RGB") for size in ((120, 100), (60, 140))]
     together = detector.predict(images, threshold=0, batch_size=2)
@@ -240,12 +240,12 @@ def test_padding_in_a_batch_leaves_the_objects_where_they_are():
         ("dino-4scale-r50-12epp", "Did you mean"),
     ],
 )
-def test_what_cannot_be_loaded_is_said(name, words, home):
+def test_load_says_what_is_wrong(name, words, home):
     with pytest.raises(UserError, match=words):
         load(name, "cpu")
 
 
-def test_devices(monkeypatch):
+def test_detector_devices(monkeypatch):
     assert Detector(FakeModel(), "cpu").device.type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -258,7 +258,7 @@ def test_devices(monkeypatch):
         load("dino-tiny", "xpu")
 
 
-def test_amp_on_a_cpu_changes_nothing(detector):
+def test_predict_with_amp_on_a_cpu(detector):
     image = Image.new("RGB", (20, 20))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -266,12 +266,12 @@ def test_amp_on_a_cpu_changes_nothing(detector):
     assert half["scores"].tolist() == detector.predict(image)["scores"].tolist()
 
 
-def test_the_description_names_the_classes(detector):
+def test_detector_text_names_the_classes(detector):
     assert repr(detector) == "Detector(fake, 2 classes: cat, dog; on cpu)"
     assert repr(Detector(FakeModel(["cat", None, None]), "cpu")) == "Detector(fake, 1 class: cat; on cpu)"
 
 
-def test_a_near_miss_of_dino_tiny_is_told():
+def test_load_offers_dino_tiny():
     with pytest.raises(UserError, match=r"no checkpoint 'dino-tinny'\. Did you mean 'dino-tiny'"):
         load("dino-tinny")
 

@@ -27,7 +27,7 @@ def path(tmp_path):
     return path
 
 
-def test_supervision_takes_a_result_as_it_is(detector, path):
+def test_result_is_taken_by_supervision(detector, path):
     supervision = pytest.importorskip("supervision", reason="supervision is not installed (extra 'test' has it)")
     result = detector.predict(path)
     names = dict(enumerate(detector.class_names))
@@ -117,7 +117,7 @@ def test_filter_makes_a_new_result(detector, path):
         result.filter(classes=3)
 
 
-def test_json_has_the_plain_numbers(detector, path):
+def test_to_json_has_the_plain_numbers(detector, path):
     entry = json.loads(detector.predict(path).to_json())
     assert (entry["file"], entry["width"], entry["height"]) == (str(path), 200, 100)
     assert entry["detections"] == [
@@ -147,21 +147,21 @@ def test_a_notebook_shows_a_image_of_moderate_size(detector, tmp_path):
         assert Image.open(tmp_path / "shown.png").size == shown
 
 
-def test_a_result_of_a_file_keeps_no_pixels_and_travels(detector, path):
+def test_result_of_a_file_keeps_no_pixels(detector, path):
     result = pickle.loads(pickle.dumps(detector.predict(path)))
     assert len(pickle.dumps(result)) < 10_000
     assert result.image.size == (200, 100)
     assert result.names == ["cat", "dog"] and torch.equal(result["labels"], torch.tensor([0, 2]))
 
 
-def test_a_dropped_image_is_missed_in_words(detector):
+def test_result_says_that_its_image_was_dropped(detector):
     result = detector.predict(Image.new("RGB", (20, 20))).drop_image()
     assert result._repr_png_() is None
     with pytest.raises(UserError, match="stream"):
         result.draw()
 
 
-def test_the_text_counts_the_objects(detector, path):
+def test_result_text_counts_the_objects(detector, path):
     assert repr(detector.predict(path, threshold=0.05)) == "Result(pets.jpg, 200 x 100: 2 dog, 1 cat)"
     assert repr(detector.predict(path, threshold=1.0)) == "Result(pets.jpg, 200 x 100: nothing found)"
 

@@ -62,7 +62,7 @@ def test_merge_keeps_other_classes_and_what_one_window_tells_apart():
     assert merge([_found(), _found()], windows)["boxes"].shape == (0, 4)
 
 
-def test_small_objects_of_a_large_image_are_found(tmp_path):
+def test_predict_in_slices_finds_small_objects(tmp_path):
     """24 images in one: shrunk to the network's size little of it can be told."""
     sample = make_sample(tmp_path / "sample", n_train=1, n_val=24)
     images = [Image.open(path).convert("RGB") for path in sorted(Path(sample, "val2017").iterdir())]
@@ -80,13 +80,13 @@ def test_small_objects_of_a_large_image_are_found(tmp_path):
     assert torch.equal(small["boxes"], detector.predict(images[0])["boxes"])
 
 
-def test_slices_go_through_the_network_together_and_the_whole_image_by_itself():
+def test_predict_in_slices_batches_all_but_the_whole():
     detector = Detector(FakeModel(), "cpu")
     detector.predict(Image.new("RGB", (200, 100)), slice_size=64, slice_overlap=0, batch_size=3)
     assert [len(batch) for batch in detector.model.seen] == [1, 3, 3, 2]
 
 
 @pytest.mark.parametrize("options", [{"slice_size": 8}, {"slice_size": 100, "slice_overlap": 1}])
-def test_impossible_slices_are_refused(options):
+def test_predict_refuses_impossible_slices(options):
     with pytest.raises(UserError, match="slice_size must be at least 32"):
         dino_nb.load("dino-tiny", "cpu").predict(Image.new("RGB", (9, 9)), **options)

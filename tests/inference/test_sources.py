@@ -11,7 +11,7 @@ def read_all(source):
     return [image for number, leaf in enumerate(leaves(source)) for image in read(leaf, number)]
 
 
-def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path):
+def test_read_of_a_folder_by_name(tmp_path):
     for name in ("b.png", "a.JPG", "c.bmp", "._hidden.png"):
         Image.new("RGB", (9, 9)).save(tmp_path / name, "PNG")
     (tmp_path / "notes.txt").write_text("no image")
@@ -26,20 +26,20 @@ def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path):
         read_all(str(tmp_path / "*.gif"))
 
 
-def test_a_home_folder_is_found(tmp_path, monkeypatch):
+def test_read_finds_the_home_folder(tmp_path, monkeypatch):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert [p.name for p in read_all("~/a.png")] == ["a.png"]
     assert not is_one("~")
 
 
-def test_a_name_with_brackets_is_a_file_where_there_is_one(tmp_path):
+def test_read_of_a_name_with_brackets(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "shot[1].png")
     assert is_one(tmp_path / "shot[1].png")
     assert [p.name for p in read_all(tmp_path / "shot[1].png")] == ["shot[1].png"]
 
 
-def test_exif_and_odd_modes_become_upright_rgb(tmp_path):
+def test_read_makes_upright_rgb(tmp_path):
     turned = Image.new("RGB", (30, 10), "red")
     exif = turned.getexif()
     exif[0x0112] = 6
@@ -51,7 +51,7 @@ def test_exif_and_odd_modes_become_upright_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
-def test_arrays(shape):
+def test_read_of_arrays(shape):
     [image] = read_all(np.full(shape, 200, np.uint8))
     assert (image.image.size, image.image.mode, image.image.getpixel((0, 0))) == ((7, 5), "RGB", (200,) * 3)
 
@@ -71,7 +71,7 @@ def test_read_prefers_the_usual_layout_where_both_fit():
     assert read_all(torch.zeros(3, 9, 3))[0].image.size == (3, 9)
 
 
-def test_arrays_that_are_views_and_batches():
+def test_read_of_views_and_batches():
     array = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
     mirrored = read_all(array[0, :, ::-1])[0]
     assert mirrored.image.getpixel((0, 0)) == tuple(array[0, 0, -1])
@@ -80,12 +80,12 @@ def test_arrays_that_are_views_and_batches():
 
 
 @pytest.mark.parametrize("tensor", [torch.full((3, 5, 7), 0.5), torch.full((1, 5, 7), 128, dtype=torch.uint8)])
-def test_tensors(tensor):
+def test_read_of_tensors(tensor):
     [image] = read_all(tensor)
     assert (image.image.size, image.image.getpixel((0, 0))) == ((7, 5), (128, 128, 128))
 
 
-def test_lists_are_flattened_lazily(tmp_path):
+def test_leaves_flattens_lists_lazily(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     assert len(read_all([tmp_path, (str(tmp_path / "a.png"), torch.zeros(3, 4, 4))])) == 3
 
@@ -122,7 +122,7 @@ def test_lists_are_flattened_lazily(tmp_path):
         ("null\0character.png", "cannot be read"),
     ],
 )
-def test_what_is_no_image_is_said(source, words):
+def test_read_says_what_is_no_image(source, words):
     with pytest.raises(UserError, match=words):
         read_all(source)
 
