@@ -1,7 +1,7 @@
 """A data set at a glance: its classes, how many boxes, their sizes and shapes, and some images with their boxes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -49,7 +49,8 @@ def summary_figure(cocodir: str | Path, split: str = "train", *, images: int = 1
         {"font.family": fonts.families(_names(data)), "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
     ):
         figure = plt.figure(figsize=(15, 7 + 2.35 * rows), layout="constrained", facecolor="white")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(6.4, max(0.3, 2.35 * rows)))
+        halves: Any = figure.subfigures(2, 1, height_ratios=(6.4, max(0.3, 2.35 * rows)))
+        top, bottom = halves
         left, right = top.subfigures(1, 2, width_ratios=(1, 2))
         _draw_classes(left.subplots(), data)
         (counts, areas), (shapes, extents) = right.subplots(2, 2)

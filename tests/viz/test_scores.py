@@ -68,7 +68,7 @@ def test_worst_images(tmp_path):
     errors = analyse_errors(result.dataset.coco(), result.results)
     sheet = worst_images(result, errors, n=2, width=800)
     assert sheet.width == 800 and len(errors.worst(2)) == 2
-    assert len(sheet.getcolors(1 << 20)) > 10  # boxes and titles are drawn on the plain pictures
+    assert len(sheet.getcolors(1 << 20)) > 10  # boxes and titles are drawn on the plain images
     assert worst_images(evaluation(tmp_path / "b", ["cat"])) is None
 
 
