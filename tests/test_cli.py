@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,17 @@ def test_flag_options_ends_at_the_first_argument_without_an_equals_sign():
     assert args.options == ["lr_drop=11", "epochs=12", "seed=3"] and args.cocodir == "COCODIR"
     with pytest.raises(SystemExit):
         parsed("train", "COCODIR", "--options")
+
+
+def test_flag_of_a_setting_goes_before_the_same_setting_among_options(monkeypatch):
+    from dino_nb.cli import train
+
+    given = {}
+    monkeypatch.setattr(
+        train, "finetune", lambda *args, **options: given.update(options) or SimpleNamespace(stopped="")
+    )
+    assert main(["train", "COCODIR", "--epochs", "3", "--options", "epochs=4", "lr_drop=2", "dn_scalar=50"]) == 0
+    assert given["epochs"] == 3 and given["lr_drop"] == "2" and given["model_options"] == {"dn_number": "50"}
 
 
 def test_errors_of_the_disk_are_one_sentence(tmp_path, monkeypatch, capsys):

@@ -29,6 +29,8 @@ def apply_options(model: DINO, options: Iterable[str]) -> list[str]:
     effect. An unknown key is a ``UserError`` with the nearest name.
     """
     options = list(options)
+    if any(option.startswith("dn_labebook_size") for option in options):  # the published README's; train ignores it
+        raise UserError("there is no option 'dn_labebook_size'. Did you mean 'dn_labelbook_size'?")
     changed = apply_overrides(model.config, parse_options(options).model)
     for key in ARCHITECTURE:
         asked, have = getattr(changed, key), getattr(model.config, key)

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-c", "--config_file", metavar="NAME", help="published configuration, e.g. DINO_4scale")
     add_options(how, "any setting, in the published spelling too")
     how.add_argument("--epochs", type=int)
+    how.add_argument("--steps", type=int, help="optimiser steps of the run; epochs, rates and the like follow from it")
     how.add_argument("--batch_size", type=int, help="images per optimiser step, over all GPUs")
     how.add_argument("--lr", type=float)
     how.add_argument(
@@ -53,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--num_workers", type=int)
     how.add_argument("--seed", type=int)
     how.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
-    how.add_argument("--max_hours", type=float, help="save and stop after this many hours")
+    how.add_argument(
+        "--max_hours",
+        type=float,
+        help="save and stop after so long; a run sized in steps is shortened to end within it",
+    )
     parser.add_argument(
         "-o", "--output_dir", help="results (default: logs/DINO/ and the model, e.g. logs/DINO/R50-MS4)"
     )
@@ -75,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     options = parse_options(args.options)
     for note in options.notes:
         print(note)
-    direct = ("epochs", "batch_size", "lr", "amp", "augment", "num_workers", "seed")
+    direct = ("epochs", "steps", "batch_size", "lr", "amp", "augment", "num_workers", "seed")
     result = finetune(
         cocodir,
         args.pretrain_model_path,
@@ -91,8 +96,7 @@ def run(args: argparse.Namespace) -> int:
         check=not args.no_check,
         tensorboard=args.tensorboard,
         **({"output_dir": args.output_dir} if args.output_dir else {}),
-        **options.training,
-        **{name: getattr(args, name) for name in direct if getattr(args, name) is not None},
+        **options.training | {name: getattr(args, name) for name in direct if getattr(args, name) is not None},
     )
     return {"SIGINT": 130, "SIGTERM": 143}.get(result.stopped, 0)
 
