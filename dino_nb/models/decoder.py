@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.fast import Linear
+from dino_nb.models.fast import Linear, feed_forward
 from dino_nb.models.layers import MLP, inverse_sigmoid, residual
 from dino_nb.models.position import box_embedding
 
@@ -43,7 +43,7 @@ class DecoderLayer(nn.Module):
         tgt = self.norm2(residual(tgt, self.dropout(tgt2)))
         tgt2 = self.cross_attn(tgt + query_pos, reference_points, memory, spatial_shapes, key_padding_mask)
         tgt = self.norm1(residual(tgt, self.dropout(tgt2)))
-        tgt2 = self.linear2(self.dropout(self.linear1(tgt, relu=True)))
+        tgt2 = feed_forward(tgt, self.linear1, self.linear2, self.dropout)
         return self.norm3(residual(tgt, self.dropout(tgt2)))
 
 

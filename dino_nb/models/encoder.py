@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.fast import Linear, by_rows
+from dino_nb.models.fast import Linear, by_rows, feed_forward
 from dino_nb.models.layers import residual
 
 
@@ -37,7 +37,7 @@ class EncoderLayer(nn.Module):
 
     def _feed_forward(self, src: Tensor, src2: Tensor) -> Tensor:
         src = self.norm1(residual(src, self.dropout(src2)))
-        src2 = self.linear2(self.dropout(self.linear1(src, relu=True)))  # [bs, S, dim_feedforward] inside
+        src2 = feed_forward(src, self.linear1, self.linear2, self.dropout)  # [bs, S, dim_feedforward] inside
         return self.norm2(residual(src, self.dropout(src2)))
 
 

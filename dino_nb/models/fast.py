@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torchvision.ops import FrozenBatchNorm2d
 
 
@@ -137,6 +138,46 @@ class Conv2d(nn.Conv2d):
         if add is not None:  # autograd needs none of the values that are replaced here
             x = x.add_(add) if x.dtype == add.dtype else x + add
         return x.relu_() if relu else x
+
+
+class _FeedForward(torch.autograd.Function):
+    """Linear, ReLU, linear on ``(N, C)``, whose backward takes some rows at a time.
+
+    Their gradients by the wide layer in between stay in the cache, and all of them are never held at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        hidden = torch.addmm(b1, x, w1.t()).relu_()
+        ctx.save_for_backward(x, hidden, w1, w2)
+        return torch.addmm(b2, hidden, w2.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, hidden, w1, w2 = ctx.saved_tensors
+        by_x, by_w1, by_w2, by_b1 = (
+            torch.empty_like(x),
+            torch.zeros_like(w1),
+            torch.zeros_like(w2),
+            w1.new_zeros(len(w1)),
+        )
+        for g, h, part, out in zip(*(tensor.split(1024) for tensor in (grad, hidden, x, by_x))):
+            by_w2.addmm_(g.t(), h)
+            by_hidden = (g @ w2).mul_(h > 0)
+            by_w1.addmm_(by_hidden.t(), part)
+            by_b1 += by_hidden.sum(0)
+            torch.mm(by_hidden, w1, out=out)
+        return by_x, by_w1, by_b1, by_w2, grad.sum(0)
+
+
+def feed_forward(x: Tensor, linear1: Linear, linear2: Linear, dropout: nn.Dropout) -> Tensor:
+    """``linear2(dropout(relu(linear1(x))))`` of tokens ``(B, S, C)``."""
+    plain = not torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    if plain or (dropout.training and dropout.p > 0) or torch.compiler.is_compiling() or _is_traced():
+        return linear2(dropout(linear1(x, relu=True)))
+    weights = linear1.weight, linear1.bias, linear2.weight, linear2.bias
+    return _FeedForward.apply(x.flatten(0, 1), *weights).view(x.shape)
 
 
 class _Absorbed(FrozenBatchNorm2d):

@@ -142,6 +142,26 @@ def test_optimized_network_falls_back_on_other_types(model):
         assert torch.equal(fused([image])["pred_boxes"], copy.deepcopy(model).double()([image])["pred_boxes"])
 
 
+@pytest.mark.parametrize("tokens", [7, 1024, 2500])
+def test_feed_forward_passes_the_gradients_of_separate_layers(tokens):
+    torch.manual_seed(0)
+    linear1, linear2, dropout = fast.Linear(8, 32).double(), fast.Linear(32, 8).double(), torch.nn.Dropout(0.0)
+    x = torch.randn(2, tokens, 8, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *linear1.parameters(), *linear2.parameters()]
+    grads = []
+    for out in (fast.feed_forward(x, linear1, linear2, dropout), linear2(linear1(x).relu())):
+        grads.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(*grads))
+
+
+def test_feed_forward_drops_out_where_asked_to():
+    layers = fast.Linear(8, 32), fast.Linear(32, 8)
+    x = torch.randn(1, 5, 8)
+    assert not torch.equal(*(fast.feed_forward(x, *layers, torch.nn.Dropout(0.5)) for _ in range(2)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast.feed_forward(x, *layers, torch.nn.Dropout(0.0)).dtype == torch.bfloat16
+
+
 def test_optimized_network_casts_its_weights_once_under_autocast(model):
     plain, image = copy.deepcopy(model), [torch.rand(3, 64, 64)]
     fused = copy.deepcopy(model).optimize()
