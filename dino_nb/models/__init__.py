@@ -1,1 +1,1 @@
-"""The network: backbone -> neck -> encoder -> query selection -> decoder -> heads, with contrastive denoising."""
+"""The network: backbone -> encoder -> query selection -> decoder -> classes and boxes, with contrastive denoising."""
