@@ -17,4 +17,3 @@ def test_demo_ends_in_a_page_that_links_everything(tmp_path, monkeypatch, capsys
     out = capsys.readouterr().out
     for name in (*demo.KNOWN, *demo.NEW, "all six"):
         assert f"  {name} " in out and name in page
-    demo.main(tmp_path / "demo")  # again, over its own results

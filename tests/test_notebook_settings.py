@@ -190,9 +190,9 @@ def test_fine_tune_stopped_in_the_first_evaluation_says_so_and_continues(sample_
         ({"DRIVE_DIR": "MyDrive/run"}, "only Colab has"),
     ],
 )
-def test_fine_tune_refuses_a_typo_in_the_form(settings, words):
+def test_fine_tune_refuses_a_typo_in_the_form(sample_coco, settings, words):
     with pytest.raises(UserError, match=words):
-        run("fine-tune", **settings)
+        run("fine-tune", **{"COCODIR": str(sample_coco)} | settings)
 
 
 # inference_and_visualization
