@@ -17,7 +17,7 @@ from PIL import Image
 
 from dino_nb.errors import UserError, did_you_mean
 
-WIDE: dict[str, Any] = {"style": {"description_width": "7em"}}  # the longest name of a slider
+WIDE: dict[str, Any] = {"style": {"description_width": "8em"}}  # the longest name of a slider
 
 
 class Scene:
@@ -158,7 +158,7 @@ class View:
             steps.append(button)
         for control in [self.position, *self.controls.values()]:
             control.observe(self._changed, names="value")
-        rows = [widgets.HBox([self.position, *steps])] if self.scene.count > 1 else []
+        rows = [self.position, widgets.HBox(steps)] if self.scene.count > 1 else []
         checks = [control for control in self.controls.values() if isinstance(control, widgets.Checkbox)]
         sliders = [c for name, c in self.controls.items() if name != "classes" and c not in checks]
         rows += [*sliders, widgets.HBox(checks)]
@@ -172,7 +172,7 @@ class View:
             if isinstance(row, widgets.HBox):
                 row.layout.flex_flow = "row wrap"
         for column in columns:  # side by side where there is room, else below each other
-            column.layout.flex, column.layout.min_width = "1 1 20em", "0"
+            column.layout.flex, column.layout.min_width = "1 1 26em", "0"
         top = widgets.HBox(columns)
         top.layout.flex_flow, top.layout.max_width = "row wrap", "900px"
         about = [self._about, self._figure] if self.scene.summary(**self._values()) else []
@@ -227,8 +227,9 @@ document.addEventListener("click", (event) => {
   for (const kind of ["input", "change"]) text.dispatchEvent(new Event(kind, { bubbles: true }));
 });
 const looking = setInterval(() => {  // opened again without a kernel: the image is enough
-  for (const output of document.querySelector(".KEY-still")?.closest(".jp-OutputArea")?.querySelectorAll("div") ?? [])
-    if (output.textContent.startsWith("Error displaying widget")) output.remove();
+  const area = document.querySelector(".KEY-still")?.closest(".jp-OutputArea");
+  for (const output of area?.querySelectorAll(".jp-OutputArea-output") ?? [])  // hidden: it is not ours to remove
+    output.style.display = output.textContent.startsWith("Error displaying widget") ? "none" : "";
 }, 1000);
 setTimeout(() => clearInterval(looking), 30000);
 }  // a page may hold several views: nothing is declared outside
