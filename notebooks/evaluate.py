@@ -109,7 +109,7 @@ print(f"scoring {checkpoint} on the {SPLIT} images of {cocodir}")
 #
 # The data set is checked first. Then classes are paired by name, or by COCO's ids for a published network on COCO
 # itself. The report says which, and lists classes without a partner: those cannot be found by this network. *(The
-# sample: 10 seconds. 1,000 images with R50: about 3 minutes on a T4, over an hour on two CPU cores.)*
+# sample takes seconds. R50 takes seconds per image on a CPU: use a GPU for more than a few images.)*
 
 # %% tags=["score"]
 options = {"split": SPLIT, "limit": LIMIT or None, "amp": AMP, "threshold": THRESHOLD or None}

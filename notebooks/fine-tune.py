@@ -130,7 +130,7 @@ dino_nb.viz.training_batches(cocodir, augment)
 #
 # The stop button finishes the step, saves, and leaves everything usable. Run the cell again to continue. After a
 # disconnect, *run all* continues where the last save was, ten minutes ago at most.
-# *(The sample: a minute or two. 500 images with R50 on a T4: about 5 minutes an epoch.)*
+# *(The sample: a minute or two. For your own data the expected time is printed once the first steps are timed.)*
 
 # %% tags=["train"]
 chosen = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "frozen": tuple(FROZEN.split())}

@@ -108,7 +108,7 @@ detector
 #
 # Every image goes through the network once, here; all that follows uses these results. A file that cannot be read is
 # named, and the others continue. Scores down to 0.05 are kept, so that you can move the threshold later. *(The
-# sample: seconds. R50: about 8 images a second on a T4, one in 4 seconds on two CPU cores.)*
+# sample takes seconds. R50 takes seconds per image on a CPU: use a GPU for more than a few images.)*
 
 # %% tags=["all"]
 results = detector.predict(images, threshold=0.05, slice_size=SLICE_SIZE or None)

@@ -137,7 +137,7 @@ def _gpu_warnings() -> list[str]:
     if not torch.cuda.is_available():
         where = "Runtime > Change runtime type > T4 GPU" if in_colab() else "Settings > Accelerator > GPU T4 x2"
         how = f": choose {where}, and run all again" if in_colab() or in_kaggle() else ""
-        return [f"there is no GPU. The sample runs without one; a published network is about 50 times slower{how}."]
+        return [f"there is no GPU. The sample runs without one; a published network takes seconds per image{how}."]
     old = [i for i in range(torch.cuda.device_count()) if torch.cuda.get_device_capability(i) < (7, 0)]
     hint = " On Kaggle choose GPU T4 x2." if in_kaggle() else ""
     return [
