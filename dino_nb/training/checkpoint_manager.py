@@ -25,7 +25,7 @@ BEST_CHECKPOINT, LAST_CHECKPOINT = "checkpoint_best.pth", "checkpoint_last.pth"
 VERSION = 1  # of the layout of a state; one that is newer than this code is refused
 _NEXT = "state_next.pt"
 _OF_A_RUN = (LAST, PREVIOUS, BEST, LOG)  # what belongs to one run, and not to the next one in the same folder
-_WRITTEN = (*_OF_A_RUN, _NEXT, CURVES, BEST_CHECKPOINT, LAST_CHECKPOINT, "checkpoint_best.safetensors")
+_WRITTEN = (*_OF_A_RUN, _NEXT, CURVES, BEST_CHECKPOINT, LAST_CHECKPOINT, "checkpoint_best.safetensors", "batches.jpg")
 
 
 class CheckpointManager:

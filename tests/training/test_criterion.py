@@ -31,14 +31,14 @@ def targets(counts, seed=1):
     ]
 
 
-def test_every_object_gets_one_query_and_more_objects_than_queries_is_fine():
+def test_matcher_gives_every_object_a_query_and_takes_more_objects_than_queries():
     pairs = match([layer()], targets([3, 9]))[0]
     assert sorted(pairs[0][1].tolist()) == [0, 1, 2]
     assert len(set(pairs[0][0].tolist())) == 3
     assert pairs[1][0].tolist() == list(range(6)) and len(set(pairs[1][1].tolist())) == 6
 
 
-def test_the_right_query_is_matched():
+def test_matcher_finds_the_right_query():
     one = targets([2])
     outputs = {"pred_logits": torch.full((1, 4, 5), -4.0), "pred_boxes": torch.full((1, 4, 4), 0.1)}
     for query, obj in ((3, 0), (1, 1)):
@@ -48,7 +48,7 @@ def test_the_right_query_is_matched():
     assert dict(zip(queries.tolist(), objects.tolist())) == {3: 0, 1: 1}
 
 
-def test_layers_are_matched_together_as_they_are_alone():
+def test_matcher_matches_layers_together_as_alone():
     layers, wanted = [layer(seed=s) for s in range(3)], targets([2, 4])
     together = match(layers, wanted)
     for single, joint in zip(layers, together):
@@ -56,13 +56,13 @@ def test_layers_are_matched_together_as_they_are_alone():
             assert torch.equal(q, q2) and torch.equal(t, t2)
 
 
-def test_non_finite_outputs_are_matched_without_raising():
+def test_matcher_takes_outputs_that_are_not_finite():
     broken = layer()
     broken["pred_boxes"] = broken["pred_boxes"] * float("nan")
     assert len(match([broken], targets([2, 1]))[0][0][0]) == 2
 
 
-def test_loss_of_a_perfect_prediction_is_almost_nothing():
+def test_criterion_of_a_perfect_prediction_is_almost_nothing():
     wanted = targets([2, 1])
     outputs = {"pred_logits": torch.full((2, 6, 5), -20.0), "pred_boxes": torch.rand(2, 6, 4)}
     for i, t in enumerate(wanted):
@@ -73,7 +73,7 @@ def test_loss_of_a_perfect_prediction_is_almost_nothing():
     assert losses["loss_ce"] < 1e-6 and losses["loss_bbox"] < 1e-6 and losses["loss_giou"] < 1e-3
 
 
-def test_names_are_the_same_with_and_without_denoising():
+def test_criterion_names_are_the_same_with_and_without_denoising():
     criterion = Criterion(CONFIG)
     outputs = {**layer(), "aux_outputs": [layer(seed=3)], "interm_outputs": layer(seed=4)}
     losses = criterion(outputs, targets([2, 0]))
@@ -82,20 +82,20 @@ def test_names_are_the_same_with_and_without_denoising():
     sum(losses.values()).backward()
 
 
-def test_half_precision_outputs_give_float32_losses():
+def test_criterion_of_half_precision_is_float32():
     outputs = layer(dtype=torch.float16)
     losses = Criterion(CONFIG)(outputs, targets([2, 1]))
     assert losses["loss_ce"].dtype == torch.float32
 
 
-def test_a_batch_without_objects_is_divided_by_one():
+def test_criterion_divides_a_batch_without_objects_by_one():
     outputs, none = layer(), targets([0, 0])
     assert count_boxes(none) == 1.0
     losses = Criterion(CONFIG)(outputs, none)
     assert torch.isfinite(losses["loss_ce"]) and losses["loss_bbox"] == 0
 
 
-def test_micro_batches_with_the_whole_batch_s_count_add_up():
+def test_criterion_of_micro_batches_adds_up():
     outputs, wanted = layer(), targets([3, 1])
     whole = Criterion(CONFIG)(outputs, wanted)
     parts = [
@@ -106,7 +106,7 @@ def test_micro_batches_with_the_whole_batch_s_count_add_up():
         assert torch.allclose(whole[key], parts[0][key] + parts[1][key])
 
 
-def test_labels_beyond_the_head_are_named():
+def test_criterion_names_labels_beyond_the_head():
     with pytest.raises(ValueError, match=r"label 7, but the model has 5 classes: labels are 0\.\.4"):
         Criterion(CONFIG)(layer(), [{"labels": torch.tensor([7]), "boxes": torch.rand(1, 4)}, targets([1])[0]])
 

@@ -29,7 +29,7 @@ def changed(tmp_path_factory):
     return cocodir
 
 
-def test_a_changed_class_list_starts_at_the_retained_score(changed, tmp_path, capsys):
+def test_finetune_with_a_changed_class_list_starts_at_the_retained_score(changed, tmp_path, capsys):
     before = dino_nb.evaluate(changed, "dino-tiny", device="cpu", progress=False)
     assert {row["name"] for row in before.per_class} == {"hoop", CLASSES[0], CLASSES[2], CLASSES[3]}
     result = finetune(changed, "dino-tiny", output_dir=tmp_path / "run", preset="tiny", epochs=1, live=False)
@@ -42,7 +42,7 @@ def test_a_changed_class_list_starts_at_the_retained_score(changed, tmp_path, ca
     assert result.best["AP50"] >= start["AP50"]
 
 
-def test_from_its_initialisation_it_learns_the_sample(tmp_path):
+def test_finetune_from_random_weights_learns_the_sample(tmp_path):
     """1,536 steps from random weights; the weights that come with the package are the same, longer."""
     cocodir = make_sample(tmp_path / "sample", n_train=512, n_val=48)
     result = finetune(

@@ -71,13 +71,13 @@ def test_slurm_job_whose_time_is_up_saves_and_is_requeued_and_resumes(tmp_path, 
     assert str(folder / "slurm" / job.job_id) in capsys.readouterr().out
 
 
-def test_a_command_that_fails_fails_its_job(tmp_path):
+def test_slurm_job_fails_with_its_command(tmp_path):
     job = slurm.submit(train.run, options("nowhere", "--cluster=local", "--gpus=1"), tmp_path)
     job.wait()
     assert "nowhere" in str(job.exception())
 
 
-def test_what_is_asked_of_slurm(tmp_path, monkeypatch):
+def test_submit_asks_slurm_for_what_was_said(tmp_path, monkeypatch):
     """Without a Slurm here: the batch script that would be submitted."""
     monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 2))
     scripts = []
@@ -101,7 +101,7 @@ def test_what_is_asked_of_slurm(tmp_path, monkeypatch):
         assert line in scripts[0], f"{line} is not in\n{scripts[0]}"
 
 
-def test_without_slurm_or_submitit_the_error_says_what_to_do(tmp_path, monkeypatch):
+def test_submit_without_slurm_or_submitit_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 0))
     with pytest.raises(UserError, match="no Slurm on this machine"):
         slurm.submit(print, options(), tmp_path)

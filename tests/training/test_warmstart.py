@@ -21,7 +21,7 @@ def detector(names, seed, **changes):
     return model.eval()
 
 
-def test_rows_follow_their_class():
+def test_warm_start_rows_follow_their_class():
     source, model = detector(["cat", "dog", "cow"], 0), detector(["cow", "bird", "cat"], 1)
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
     report = warm_start(model, source.state_dict(), rows={0: 2, 2: 0})
@@ -37,7 +37,7 @@ def test_rows_follow_their_class():
     assert len(report.by_class) == 5
 
 
-def test_predictions_of_kept_classes_are_the_checkpoints_own():
+def test_warm_start_predicts_kept_classes_as_the_checkpoint_does():
     """Classes in another order and a new one among them: what is said of the old ones stays the same."""
     source, model = detector(["cat", "dog"], 0), detector(["dog", "new", "cat"], 1)
     warm_start(model, source.state_dict(), rows={0: 1, 2: 0})
@@ -49,7 +49,7 @@ def test_predictions_of_kept_classes_are_the_checkpoints_own():
     assert (after["pred_logits"][..., 1] == PRIOR_BIAS).all()
 
 
-def test_ignored_parts_stay_as_initialised_and_a_typo_is_an_error():
+def test_warm_start_leaves_ignored_parts_and_refuses_a_typo():
     source, model = detector(["cat", "dog"], 0), detector(["cat", "dog"], 1)
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
     report = warm_start(model, source.state_dict(), {0: 0, 1: 1}, ignore=["label_enc.weight", "class_embed"])
@@ -62,7 +62,7 @@ def test_ignored_parts_stay_as_initialised_and_a_typo_is_an_error():
         warm_start(model, source.state_dict(), ignore=["clas_embed"])
 
 
-def test_what_does_not_fit_is_listed_with_both_shapes():
+def test_warm_start_lists_misfits_with_both_shapes():
     source, model = detector(["cat"], 0), detector(["cat"], 1, num_queries=12, enc_layers=2)
     report = warm_start(model, source.state_dict(), {0: 0})
     assert report.misfits == {"tgt_embed.weight": ((10, 32), (12, 32))}
@@ -73,12 +73,12 @@ def test_what_does_not_fit_is_listed_with_both_shapes():
     assert max(map(len, table.splitlines())) < 200
 
 
-def test_without_names_tensors_of_the_same_shape_are_loaded():
+def test_warm_start_without_names_loads_tensors_of_the_same_shape():
     source, model = detector(["a", "b"], 0), detector(["a", "b"], 1)
     warm_start(model, source.state_dict())
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-def test_a_checkpoint_of_something_else_is_refused():
+def test_warm_start_refuses_a_checkpoint_of_something_else():
     with pytest.raises(UserError, match="nothing in this checkpoint fits"):
         warm_start(detector(["a"], 0), {"fc.weight": torch.zeros(2, 2)})
