@@ -80,6 +80,8 @@ def collect_predictions(
     found: list[tuple[int, np.ndarray]] = []
     was_training = model.training
     model.eval()
+    if isinstance(model, DINO):
+        model.optimize()
     try:
         with tqdm(total=len(indices), desc="evaluating", unit="img", disable=not progress, mininterval=0.5) as bar:
             clock = time.perf_counter()
@@ -105,6 +107,8 @@ def collect_predictions(
                 seconds["post-process"] += clock - began
     finally:
         model.train(was_training)
+        if was_training and isinstance(model, DINO):
+            model.optimize(False)  # training needs the memory
     return _table(found, dataset)
 
 

@@ -24,6 +24,7 @@ from dino_nb.inference.slicing import Found, merge, slices
 from dino_nb.inference.sources import Source, SourceImage
 from dino_nb.inference.tracking import Tracker
 from dino_nb.inference.video import describe, video_writer
+from dino_nb.models.dino import DINO
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
 
@@ -65,6 +66,8 @@ class Detector:
     def __init__(self, model: nn.Module, device: str | torch.device | None = None) -> None:
         self.device = pick_device(device)
         self.model = model.eval().to(self.device)
+        if isinstance(model, DINO):
+            model.optimize()
         self.class_names = output_names(model)
         self.input_size: tuple[int, int] = tuple(getattr(model, "input_size", None) or EVAL_SIZE)
         stored = (getattr(model, "thresholds", None) or {}).get("overall")

@@ -200,7 +200,7 @@ def optimize(model: nn.Module, enable: bool = True) -> None:
         elif type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = Conv2d
         if isinstance(module, (Linear, Conv2d)):
-            module.packed = Packed() if enable else None
+            module.packed = (module.packed or Packed()) if enable else None
 
 
 @torch.inference_mode(False)  # versions of tensors are looked at
