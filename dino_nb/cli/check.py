@@ -10,7 +10,7 @@ import argparse
 from dino_nb.prepare.check import check_dataset
 from dino_nb.prepare.repair import fix_dataset
 
-_IMAGES = {"auto": True, "header": "header", "full": "full", "none": False}
+_IMAGES: dict[str, bool | str] = {"auto": True, "header": "header", "full": "full", "none": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -258,7 +258,7 @@ def test_fifo_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     code = "import sys, dino_nb\ntry:\n dino_nb.load_model(sys.argv[1], 'cpu')\nexcept dino_nb.UserError as e: print(e)"
     command = [sys.executable, "-c", code, str(tmp_path / "pipe.pth")]
-    assert "no checkpoint file" in subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert "there is no file" in subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
 
 @pytest.mark.parametrize("name", ["dino-tiny"])
