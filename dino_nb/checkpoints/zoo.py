@@ -103,9 +103,8 @@ def fetch(name_or_link: object) -> Path:
     """The path of a checkpoint, downloaded and verified first where it is not on disk.
 
     Takes, in this order: the path of a file or of a training run's folder, a zoo name or published file name,
-    ``hf://owner/repo/file``, an http(s) or
-    Drive link, a Drive id. Raises ``UserError`` with one sentence: a near-miss gets a suggestion, a failed download the
-    way out by hand.
+    ``hf://owner/repo/file``, an http(s) or Drive link, a Drive id. Raises ``UserError`` with one sentence: a near-miss
+    gets a suggestion, a failed download the way out by hand.
     """
     text = str(name_or_link).strip()
     path = Path(text).expanduser() if len(text) < 1000 and "\0" not in text else Path("?")

@@ -213,13 +213,13 @@ def test_too_little_space_is_said_before_the_transfer(fake_drive, tmp_path, monk
 def test_a_folder_is_listed_and_fetched_file_by_file(fake_drive, tmp_path):
     inner = "1" + "G" * 32
     fake_drive.folders.update({FOLDER: [ID, inner], inner: [OTHER]})
-    fake_drive.folder_names.update({FOLDER: "my data", inner: "pictures"})
+    fake_drive.folder_names.update({FOLDER: "my data", inner: "images"})
     fake_drive.files.update({ID: File("a.json", b"{}"), OTHER: File("ä.jpg", DATA)})
     listing = drive.list_folder(FOLDER)
-    assert [(drive_id, path.as_posix()) for drive_id, path, _ in listing] == [(ID, "a.json"), (OTHER, "pictures/ä.jpg")]
+    assert [(drive_id, path.as_posix()) for drive_id, path, _ in listing] == [(ID, "a.json"), (OTHER, "images/ä.jpg")]
     folder = drive.fetch(f"https://drive.google.com/drive/folders/{FOLDER}?usp=sharing", tmp_path)
     assert folder == tmp_path / "my data"
-    assert (folder / "a.json").read_bytes() == b"{}" and (folder / "pictures" / "ä.jpg").read_bytes() == DATA
+    assert (folder / "a.json").read_bytes() == b"{}" and (folder / "images" / "ä.jpg").read_bytes() == DATA
 
 
 def test_a_folder_that_cannot_be_listed_is_one_sentence(fake_drive, tmp_path, capsys):
