@@ -24,7 +24,6 @@ CHECKS = {
         "score": "assert len(result.metrics) == 12 and result.metrics['AP50'] > 0.5",
         "truth": "assert best['AP50'] > 0.99",
         "threshold": "assert 0 < result.analysis.threshold < 1",
-        "figure": "assert len(figure.axes) >= 3",
         "worst": "assert sheet.width > 500",
         "keep": "assert again == result.metrics",
     },

@@ -157,9 +157,11 @@ result.show("threshold")
 # %% tags=["errors"]
 result.show("errors")
 
-# %% tags=["figure"]
-figure = dino_nb.viz.evaluation_figure(result)
-figure
+# %% [markdown]
+# The AP of each class, and how its precision falls as more is found.
+
+# %% tags=["classes"]
+result.show("classes")
 
 # %% [markdown]
 # Which classes are taken for which. *Background* in a row: missed; in a column: found where nothing is.

@@ -99,7 +99,12 @@ def threshold(result: Any) -> list[Block]:
     rows = [(r["name"], *(r[k] for k in (*keys, "threshold", "best_f1"))) for r in found.rows]
     heads = ("class", "precision", "recall", "F1", "own best threshold", "F1 there")
     curves = Curves("All classes, over the threshold", series, "threshold (dashed: the one in use)", found.used)
-    return [Lines([*lines, found.calibration()]), curves, Table(heads, rows, 1000)]
+    certain, right = ([b[k] for b in found.reliability] for k in ("score", "right"))
+    exact = ("exact", [0, 1], [0, 1], "currentColor")
+    bins = Curves(
+        "Share of detections that are right, over the score", [("found", certain, right, COLORS[1]), exact], "score"
+    )
+    return [Lines(lines), curves, Table(heads, rows, 1000), Lines([found.calibration()]), bins]
 
 
 def classes(result: Any) -> list[Block]:

@@ -12,7 +12,6 @@ _WHERE = {
     "encoder_attention": "dino_nb.viz.attention",
     "decoder_layers": "dino_nb.viz.inside",
     "denoising_queries": "dino_nb.viz.inside",
-    "evaluation_figure": "dino_nb.viz.scores",
     "worst_images": "dino_nb.viz.scores",
     "confused": "dino_nb.viz.scores",
     "pick_confused": "dino_nb.viz.scores",

@@ -1,46 +1,18 @@
-"""An evaluation to look at: precision and recall, classes, the cost of errors, the worst images, confused classes."""
+"""An evaluation to look at in a notebook: the worst images, and crops of confused classes."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from dino_nb import fonts
-from dino_nb.draw import class_colors
-from dino_nb.errors import UserError, did_you_mean, printable
-from dino_nb.evaluation.analysis import KINDS, Analysis
+from dino_nb.errors import UserError, did_you_mean
+from dino_nb.evaluation.analysis import Analysis
 from dino_nb.evaluation.drawing import beside, crop
 from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.sheet import grid
 
 if TYPE_CHECKING:
     from ipywidgets import interactive
-    from matplotlib.figure import Figure
-
-SHOWN_CLASSES = 20
-_NAMED_CURVES = 8  # more colours than this cannot be told apart in one plot
-
-
-def evaluation_figure(result: EvalResult, errors: Analysis | None = None) -> "Figure":
-    """Precision over recall, AP of the classes, and what each kind of error costs, as one ``matplotlib`` figure.
-
-    Args:
-        result: what ``dino_nb.evaluate`` returned.
-        errors: default: the result's own ``analysis``.
-    """
-    from matplotlib import pyplot as plt
-
-    rows = [{**row, "index": i} for i, row in enumerate(result.per_class) if row["AP"] >= 0]
-    if not rows:
-        raise UserError("the split has no annotations, so there are no scores to draw.")
-    family = fonts.families([row["name"] for row in rows])
-    with plt.rc_context({"font.family": family, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(1, 3, figsize=(14.4, 4.2), layout="constrained", facecolor="white")
-        _draw_curves(axes[0], result, rows)
-        _draw_classes(axes[1], rows)
-        _draw_errors(axes[2], errors or result.analysis)
-    plt.close(figure)  # a notebook shows what a cell returns; open figures would be shown twice
-    return figure
 
 
 def worst_images(
@@ -97,42 +69,3 @@ def pick_confused(result: EvalResult) -> "interactive":
 
     lists = [[(name, name), *((n, n) for n in names if n != name)] for name in (names[i] for i in first)]
     return interactive(show, object=lists[0], found=lists[1])
-
-
-def _draw_curves(axis, result, rows):
-    recall = np.linspace(0, 1, 101)
-    precision = result.scores.precision[0]
-    colors = class_colors([row["name"] for row in rows])
-    named = len(rows) <= _NAMED_CURVES
-    for row in rows:
-        curve = axis.plot(recall, precision[:, row["index"]], color=colors[row["name"]] if named else "#bbb")[0]
-        if named:
-            curve.set_label(printable(row["name"], 24).lstrip("_"))  # matplotlib leaves out names that begin with _
-    mean = precision[:, [row["index"] for row in rows]].mean(1)
-    axis.plot(recall, mean, color="#22303c", lw=2.5, label="mean")
-    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Precision over recall at IoU 0.5")
-    for text in axis.legend(loc="lower left", frameon=False).get_texts():
-        text.set_parse_math(False)  # a class may be called $5
-
-
-def _draw_classes(axis, rows):
-    shown = sorted(rows, key=lambda row: row["AP"])
-    if len(shown) > SHOWN_CLASSES:  # the two ends say most
-        shown = shown[: SHOWN_CLASSES // 2] + shown[-SHOWN_CLASSES // 2 :]
-    places = range(len(shown))
-    axis.barh(places, [row["AP50"] for row in shown], color="#c7dcea", label="AP50")
-    axis.barh(places, [row["AP"] for row in shown], color="#4c8bb8", height=0.5, label="AP")
-    axis.set_yticks(places, [f"{printable(row['name'], 24)} ({row['objects']:,})" for row in shown], parse_math=False)
-    which = "" if len(shown) == len(rows) else f", worst and best {SHOWN_CLASSES // 2} of {len(rows)}"
-    axis.set(xlim=(0, 1), title=f"Classes (objects){which}")
-    axis.legend(loc="lower right")
-
-
-def _draw_errors(axis, errors):
-    kinds = list(KINDS)[::-1]
-    axis.barh(range(len(kinds)), [errors.cost[kind] for kind in kinds], color="#D55E00")
-    for place, kind in enumerate(kinds):
-        axis.text(errors.cost[kind], place, f"  {errors.counts[kind]:,}", va="center")
-    axis.set_yticks(range(len(kinds)), [f"{kind}\n{KINDS[kind][1]}" for kind in kinds])
-    axis.set(title="What each kind of error costs", xlabel=f"AP50 lost (number from score {errors.threshold:.2f})")
-    axis.set_xlim(0, max(0.05, 1.2 * max(errors.cost.values())))

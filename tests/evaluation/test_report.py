@@ -113,6 +113,13 @@ def test_report_json_and_tables_have_every_number(tmp_path):
     assert [float(r["certainty"]) for r in listed] == sorted((float(r["certainty"]) for r in listed), reverse=True)
 
 
+def test_reliability_is_drawn_from_the_bins(tmp_path):
+    result = evaluated(tmp_path / "set", ["cat", "dog"], images=9)
+    bins, page = result.thresholds.reliability, result.show("threshold")._repr_html_()
+    points = " ".join(f"{40 + 400 * b['score']:.1f},{250 - 230 * b['right']:.1f}" for b in bins)
+    assert len(bins) > 3 and f'points="{points}"' in page and 'points="40.0,250.0 440.0,20.0"' in page
+
+
 def test_labels_to_check_come_back_through_convert(tmp_path):
     result = evaluated(tmp_path / "set", ["cat", "dog"], seed=2)
     report.write(result, tmp_path / "out")

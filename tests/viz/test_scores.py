@@ -1,8 +1,7 @@
-"""The figure and the sheet of an evaluation."""
+"""The sheet of the worst images, and the crops behind a cell of the confusion matrix."""
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +12,7 @@ from dino_nb.evaluation.analysis import analyse_errors
 from dino_nb.evaluation.coco import score
 from dino_nb.evaluation.collect import ground_truth_as_predictions
 from dino_nb.evaluation.evaluate import EvalResult
-from dino_nb.viz import confused, evaluation_figure, pick_confused, worst_images
+from dino_nb.viz import confused, pick_confused, worst_images
 
 
 def evaluation(folder, names, keep=1.0, classes=None, boxes=True):
@@ -37,32 +36,6 @@ def evaluation(folder, names, keep=1.0, classes=None, boxes=True):
     return EvalResult(score(dataset.coco(), results), match, dataset, 1.0, 1.0, {})
 
 
-def texts(figure):
-    figure.canvas.draw()
-    return [t.get_text() for axis in figure.axes for t in [axis.title, *axis.get_yticklabels(), *axis.texts]]
-
-
-def test_figure_says_what_the_numbers_say(tmp_path):
-    result = evaluation(tmp_path, ["cat", "$5_{", "_dog"], keep=2 / 3)
-    errors = analyse_errors(result.dataset.coco(), result.results)
-    figure = evaluation_figure(result, errors)
-    shown = texts(figure)
-    assert len(figure.axes) == 3 and "cat (3)" in shown and "$5_{ (3)" in shown
-    assert "  3" in shown  # the number of missed objects stands at its bar
-    widths = sorted(bar.get_width() for bar in figure.axes[1].patches)
-    assert widths == pytest.approx(sorted(row[k] for row in result.per_class for k in ("AP", "AP50")))
-    mean = figure.axes[0].lines[-1].get_ydata()
-    assert mean == pytest.approx(result.scores.precision[0].mean(1)) and 0 < np.mean(mean) < 1
-    assert texts(evaluation_figure(result)) == shown
-
-
-def test_many_classes_show_both_ends(tmp_path):
-    result = evaluation(tmp_path, [f"class {i}" for i in range(30)], keep=0.5)
-    shown = texts(evaluation_figure(result))
-    assert "Classes (objects), worst and best 10 of 30" in shown
-    assert sum(text.startswith("class ") for text in shown) == 20
-
-
 def test_worst_images(tmp_path):
     result = evaluation(tmp_path / "a", ["cat", "dog"], keep=0.5)
     errors = analyse_errors(result.dataset.coco(), result.results)
@@ -70,11 +43,6 @@ def test_worst_images(tmp_path):
     assert sheet.width == 800 and len(errors.worst(2)) == 2
     assert len(sheet.getcolors(1 << 20)) > 10  # boxes and titles are drawn on the plain images
     assert worst_images(evaluation(tmp_path / "b", ["cat"])) is None
-
-
-def test_nothing_to_draw(tmp_path):
-    with pytest.raises(UserError, match="no annotations"):
-        evaluation_figure(evaluation(tmp_path, ["cat"], boxes=False))
 
 
 def test_crops_behind_a_cell(tmp_path):
