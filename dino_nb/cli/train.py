@@ -12,14 +12,12 @@ log.jsonl, curves.png and the states that --resume continues from.
 """
 
 import argparse
-import dataclasses
 
 from dino_nb.cli.parser import add_options, add_unused
-from dino_nb.config import TrainConfig
 from dino_nb.data.augment import NAMES, PRESETS
 from dino_nb.errors import UserError
 from dino_nb.options import parse_options
-from dino_nb.presets import TRAIN_PRESETS, preset, preset_name, train_preset
+from dino_nb.presets import TRAIN_PRESETS, preset_name
 from dino_nb.training import slurm
 from dino_nb.training.finetune import finetune
 
@@ -80,11 +78,12 @@ def run(args: argparse.Namespace) -> int:
     options = parse_options(args.options)
     for note in options.notes:
         print(note)
+    model = {"model": preset_name(args.config_file)} if args.config_file else {}
     direct = ("epochs", "steps", "batch_size", "lr", "amp", "augment", "num_workers", "seed")
     result = finetune(
         cocodir,
         args.pretrain_model_path,
-        preset=recipe_of(args.preset, args.config_file, args.pretrain_model_path),
+        preset=args.preset,
         resume=args.resume,
         overwrite=args.overwrite,
         finetune_ignore=args.finetune_ignore,
@@ -96,17 +95,6 @@ def run(args: argparse.Namespace) -> int:
         check=not args.no_check,
         tensorboard=args.tensorboard,
         **({"output_dir": args.output_dir} if args.output_dir else {}),
-        **options.training | {name: getattr(args, name) for name in direct if getattr(args, name) is not None},
+        **model | options.training | {name: getattr(args, name) for name in direct if getattr(args, name) is not None},
     )
     return {"SIGINT": 130, "SIGTERM": 143}.get(result.stopped, 0)
-
-
-def recipe_of(name: str | None, config_file: str | None, checkpoint: str | None) -> TrainConfig:
-    """The ``TrainConfig`` meant: the named preset, else a configuration's 12 epochs, else what fits the start.
-
-    ``config_file`` says which network is trained from scratch; with a checkpoint it only chooses the recipe.
-    """
-    if config_file is None:
-        return train_preset(name or ("finetune" if checkpoint else "4scale-r50-12ep"))
-    preset(config_file)  # a wrong name is an error even where a checkpoint decides
-    return dataclasses.replace(train_preset(name or "4scale-r50-12ep"), model=preset_name(config_file))

@@ -22,6 +22,7 @@ from dino_nb.models.fast import optimize
 from dino_nb.models.layers import box_head, class_head, inverse_sigmoid
 from dino_nb.models.position import pixel_embedding
 from dino_nb.models.query_selection import QuerySelection
+from dino_nb.presets import preset
 
 # what parameters were called in files of earlier versions
 _FORMER_NAMES = [
@@ -31,17 +32,20 @@ _FORMER_NAMES = [
 ]
 
 
-def build_model(config: ModelConfig | None = None, pretrained_backbone: bool | str | Path = False) -> "DINO":
+def build_model(config: ModelConfig | str | None = None, pretrained_backbone: bool | str | Path = False) -> "DINO":
     """A DINO with fresh weights.
 
     Args:
-        config: a ``ModelConfig``; the published 4-scale R50 by default.
+        config: a ``ModelConfig``, or the name of one (``dino_nb.presets.PRESETS``); the published 4-scale R50 by
+            default.
         pretrained_backbone: False; True to download timm's ImageNet weights; or a file that holds such weights.
 
     Raises:
-        UserError: a backbone that timm does not have or that lacks a stage, or weights that cannot be read.
+        UserError: an unknown name, a backbone that timm does not have or that lacks a stage, or weights that cannot
+            be read.
     """
-    return DINO(config or ModelConfig(), pretrained_backbone)
+    config = preset(config) if isinstance(config, str) else config or ModelConfig()
+    return DINO(config, pretrained_backbone)
 
 
 class DINO(nn.Module):

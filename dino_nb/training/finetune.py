@@ -110,7 +110,7 @@ def finetune(
         output_dir: log, curves, checkpoints and training states go here. Default: ``logs/DINO/R50-MS4`` and the like,
             by the network.
         preset: a training recipe (``dino_nb.presets.TRAIN_PRESETS``), or a ``TrainConfig``; by default ``finetune``
-            with a checkpoint, the published 12 epochs without.
+            with a checkpoint, the published 12 epochs without one or where a ``model`` is named.
         epochs, steps, batch_size, lr, amp, seed, options: changes to the recipe: any field of ``TrainConfig``, in the
             published spelling too.
         resume: ``"auto"`` resumes the newest state in ``output_dir`` (or ``drive_dir``) where there is one, a path
@@ -226,9 +226,13 @@ def _parse(options: dict[str, Any], model_options: Any) -> tuple[dict[str, Any],
 
 
 def _recipe(preset: str | TrainConfig | None, checkpoint: Any, changes: dict[str, Any]) -> TrainConfig:
+    """The recipe meant; ``model`` says which network starts from scratch, a checkpoint brings its own."""
     if not isinstance(preset, TrainConfig):
-        preset = presets.train_preset(preset or ("4scale-r50-12ep" if checkpoint is None else "finetune"))
-    return apply_overrides(preset, changes)
+        published = checkpoint is None or "model" in changes
+        preset = presets.train_preset(preset or ("4scale-r50-12ep" if published else "finetune"))
+    config = apply_overrides(preset, changes)
+    presets.preset(config.model)  # a wrong name is an error even where a checkpoint decides
+    return config
 
 
 def _name(checkpoint: Any) -> str:

@@ -167,6 +167,12 @@ def test_published_defaults():
     assert PRESETS["DINO_5scale"].return_interm_indices == (0, 1, 2, 3)
 
 
+def test_build_model_takes_the_name_of_a_configuration():
+    assert dino_nb.build_model("dino-tiny").config == PRESETS["dino-tiny"]
+    with pytest.raises(UserError, match=r"no configuration 'dino-tny'.*dino-tiny"):
+        dino_nb.build_model("dino-tny")
+
+
 def test_backbone_download_that_fails_is_explained(monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
     with pytest.raises(UserError, match=r"'resnet50' could not be downloaded \(no route to host\)"):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ import torch
 import dino_nb
 from dino_nb.checkpoints.checkpoint import load_checkpoint
 from dino_nb.cli import main
-from dino_nb.cli.train import recipe_of
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import CLASSES
 from dino_nb.presets import TRAIN_PRESETS
+from dino_nb.training.finetune import _recipe
 from tests.training.tiny_run import CONFIG, MODEL, tiny_run
 
 
@@ -236,9 +237,16 @@ def test_train_command_trains_and_says_so_by_its_exit_code(small_sample, tmp_pat
     assert main(["train"]) == 1
 
 
-def test_recipe_of_a_command_line():
-    assert recipe_of(None, "config/DINO/DINO_4scale_swin.py", None).model == "DINO_4scale_swin"
-    assert recipe_of(None, None, "x.pth") is TRAIN_PRESETS["finetune"]
-    assert recipe_of(None, None, None) is TRAIN_PRESETS["4scale-r50-12ep"]
+def test_train_command_leaves_the_recipe_to_finetune(monkeypatch):
+    """With ``-c`` the network is named, and the published 12 epochs are the default even from a checkpoint."""
+    given = {}
+    ended = types.SimpleNamespace(stopped="finished")
+    monkeypatch.setattr("dino_nb.cli.train.finetune", lambda *_, **options: given.update(options) or ended)
+    assert main(["train", "cocodir", "-c", "config/DINO/DINO_4scale_swin.py"]) == 0
+    assert given["preset"] is None and given["model"] == "DINO_4scale_swin"
+    assert _recipe(None, "x.pth", {"model": "DINO_4scale_swin"}).epochs == 12
+    assert _recipe(None, None, {"model": "DINO_4scale_swin"}).model == "DINO_4scale_swin"
+    assert _recipe(None, "x.pth", {}) == TRAIN_PRESETS["finetune"]
+    assert _recipe(None, None, {}) == TRAIN_PRESETS["4scale-r50-12ep"]
     with pytest.raises(UserError, match="no configuration"):
-        recipe_of(None, "DINO_6scale", None)
+        _recipe(None, "x.pth", {"model": "DINO_6scale"})
