@@ -47,12 +47,12 @@ lint: venv
 	$(PY) -m mypy dino_nb
 
 quick: venv
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --quick tests --ignore tests/browser
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --quick tests --ignore tests/browser
 
 # Notebooks run in a copy of their folder, where what they write is in nobody's way, beside the other tests.
 test: lint
 	rm -rf build/notebooks && mkdir -p build && cp -r notebooks build/notebooks
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=600 build/notebooks tests --ignore tests/browser
 
 test-browser: venv

@@ -9,6 +9,7 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 SLOW = Path(__file__).with_name("slow.txt")
+LONGEST = ("test_learning.py", "fine-tune.ipynb", "test_resume.py", "test_notebook_settings.py", "test_golden.py")
 
 
 def pytest_addoption(parser):
@@ -17,12 +18,13 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """``--quick``: files and tests that ``slow.txt`` names are not run."""
+    """``--quick``: files and tests that ``slow.txt`` names are not run. Otherwise the longest files come first."""
+    slow = tuple(SLOW.read_text(encoding="utf-8").split())
     if config.getoption("--quick"):
-        slow = tuple(SLOW.read_text(encoding="utf-8").split())
-        left = [item for item in items if not item.nodeid.startswith(slow)]
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid.startswith(slow)])
-        items[:] = left
+        items[:] = [item for item in items if not item.nodeid.startswith(slow)]
+    # side by side, the last file should not keep one worker busy for minutes while the other waits
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if item.path.match(name)), len(LONGEST)))
 
 
 _seconds = defaultdict(float)
