@@ -179,7 +179,8 @@ dino_nb.viz.pick_confused(result)
 # ## 7 · The worst images
 #
 # Dashed boxes are the annotations, solid ones what the network found. Often the worst images show an annotation that is
-# wrong, and correcting it is the cheapest way to a better score. `show("labels")` lists such boxes by certainty.
+# wrong, and correcting it is the cheapest way to a better score. `show("labels")` lists such boxes by certainty, and
+# `result.save_labels("labels")` writes them for LabelMe; *create_dataset* reads what you corrected there.
 
 # %% tags=["worst"]
 sheet = dino_nb.viz.worst_images(result, n=4)

@@ -4,7 +4,7 @@
   dino-nb eval COCODIR dino-4scale-r50-12ep --split test --output_dir logs/DINO/R50-MS4-test
   torchrun --nproc-per-node 8 -m dino_nb eval COCODIR checkpoint0011_4scale.pth
   dino-nb eval COCODIR checkpoint0011_4scale.pth --slurm --gpus 8
-  dino-nb eval COCODIR mine.pth --against yours.pth --store_threshold
+  dino-nb eval COCODIR mine.pth --against yours.pth --store_threshold --save_labels labelme
 
 CHECKPOINT is a file (published or made here), a name that `dino-nb zoo` lists, or dino-tiny. The published spelling
 `-c DINO_4scale --coco_path COCODIR --resume CHECKPOINT --eval --options key=value ...` is understood too; the
@@ -25,6 +25,8 @@ from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import LIBRARIES
 from dino_nb.evaluation.compare import compare, saved_results
 from dino_nb.evaluation.evaluate import EvalResult, as_model, evaluate
+from dino_nb.prepare.export import FORMATS
+from dino_nb.prepare.folders import refuse_existing
 from dino_nb.training import slurm
 
 
@@ -54,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_check", action="store_true", help="do not check the data set first")
     parser.add_argument("--threshold", type=float, help="count errors from this score (default: the best F1's)")
     parser.add_argument("--store_threshold", action="store_true", help="write the best thresholds into CHECKPOINT")
+    parser.add_argument(
+        "--save_labels",
+        choices=FORMATS,
+        help="also write images whose labels may be wrong to OUTPUT_DIR/labels for a labelling tool (convert reads it)",
+    )
     parser.add_argument("--against", metavar="B", help="a checkpoint or saved results.json to compare with")
     parser.add_argument("--compare_precision", action="store_true", help="measure float32 and half precision")
     parser.add_argument("--metrics", choices=LIBRARIES, default=LIBRARIES[0], help="(default: %(default)s)")
@@ -66,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         nargs="?",
         const=True,
-        help="go on with an interrupted evaluation in --output_dir; with a value the published spelling of CHECKPOINT",
+        help="resume an interrupted evaluation in --output_dir; with a value, the published spelling of CHECKPOINT",
     )
     published.add_argument("--eval", action="store_true", help="accepted; this command does nothing else")
     add_unused(parser)
@@ -89,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.store_threshold and not Path(checkpoint).is_file():
         raise UserError(f"thresholds are stored in a checkpoint file of yours, and there is no file {checkpoint}.")
+    labels = Path(args.output_dir) / "labels"
+    if args.save_labels:
+        refuse_existing(labels)
     with distributed.session() as device:
         device = args.device or device
         if args.compare_precision and str(device) == "cpu":
@@ -96,6 +106,11 @@ def run(args: argparse.Namespace) -> int:
         folder, amp = Path(args.output_dir), args.amp and not args.compare_precision
         result = _evaluate(args, cocodir, checkpoint, device, folder, amp)
         distributed.print_main(result)
+        if args.save_labels and distributed.is_main() and not result.analysis.label_errors:
+            print(f"no label looks wrong: {labels} is not written")
+        elif args.save_labels and distributed.is_main():
+            result.save_labels(labels, args.save_labels)
+            print(f"correct the labels in {labels}, then: dino-nb convert {labels} COCODIR")
         other: str | EvalResult | None = None
         if args.compare_precision:
             other, result = result, _evaluate(args, cocodir, checkpoint, device, folder / "half_precision", True)

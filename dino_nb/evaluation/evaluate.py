@@ -25,6 +25,7 @@ from dino_nb.evaluation import report
 from dino_nb.evaluation.analysis import Analysis, analyse
 from dino_nb.evaluation.coco import Scores, score
 from dino_nb.evaluation.collect import STEPS, collect_shared, match_model
+from dino_nb.evaluation.labels import write_labels
 from dino_nb.evaluation.stream import Stream, fingerprint
 from dino_nb.evaluation.thresholds import Thresholds
 from dino_nb.models.dino import DINO
@@ -95,6 +96,13 @@ class EvalResult(Printed):
     def show(self, part: str) -> Printed:
         """One part of the report, to print or to end a notebook cell with."""
         return report.part(self, part)
+
+    def save_labels(self, folder: str | Path, format: str = "labelme") -> Path:
+        """Write images whose labels may be wrong, with boxes that seem to be missing, for a labelling tool.
+
+        ``format``: ``labelme``, ``yolo``, ``voc`` or ``cvat``. ``dino-nb convert`` reads what was corrected there.
+        """
+        return write_labels(self, folder, format)
 
     def to_dict(self) -> dict[str, Any]:
         return report.to_dict(self)

@@ -1,6 +1,12 @@
-"""Annotations that may be wrong: as a table, and as a COCO file to correct in a labelling tool."""
+"""Annotations that may be wrong: as a table, and as files to correct in a labelling tool."""
 
+from pathlib import Path
 from typing import Any
+
+from dino_nb.errors import UserError, did_you_mean, disk_errors
+from dino_nb.prepare.export import FORMATS, place_images
+from dino_nb.prepare.folders import new_folder
+from dino_nb.prepare.formats.write import write
 
 _QUESTIONS = {"wrong class": "{annotated}, or {found}?", "missing box": "a {found}?", "loose box": "{annotated} here?"}
 
@@ -47,3 +53,21 @@ def labels_to_check(result: Any) -> dict[str, Any]:
         kept.append({**new, "area": box[2] * box[3], "suspicion": f"missing box, score {row['score']:.2f}"})
     images = [image for image in data["images"] if image["id"] in chosen]
     return {"images": images, "annotations": kept, "categories": data["categories"]}
+
+
+@disk_errors()
+def write_labels(result: Any, folder: str | Path, format: str = "labelme") -> Path:
+    """Write :func:`labels_to_check` with its images (as hard links where possible) to the new ``folder``.
+
+    ``format``: ``labelme``, ``yolo``, ``voc`` or ``cvat``; none of them has crowd boxes.
+    """
+    if format not in FORMATS:
+        raise UserError(f"labels are written as {', '.join(FORMATS)}, not {format!r}.{did_you_mean(format, FORMATS)}")
+    data, split = labels_to_check(result), result.dataset.split
+    if not data["images"]:
+        raise UserError("no label looks wrong, so there are none to write.")
+    classes = {name: i for i, name in enumerate(dict.fromkeys(str(c["name"]) for c in data["categories"]))}
+    with new_folder(folder) as root:
+        images = place_images(root, format, split, result.dataset.image_dir, data, classes, set(), "hard")
+        write(root, format, list(classes), {split: images})
+    return Path(folder)

@@ -165,7 +165,10 @@ def labels(result: Any) -> list[Block]:
     rows = label_rows(result)
     if not rows:
         return [Lines(["No label looks wrong."])]
-    told = [f"{len(rows):,} labels to look at, in label_errors.csv and labels_to_check.json (COCO). Dashed: the label."]
+    told = [
+        f"{len(rows):,} labels to look at, in label_errors.csv and labels_to_check.json (COCO); "
+        "save_labels(folder) writes them for LabelMe. Dashed: the label."
+    ]
     crops = [
         (
             f"{row['file']}: {row['question']} {row['certainty']:.2f}",

@@ -37,22 +37,31 @@ def export_dataset(cocodir: str | Path, folder: str | Path, format: str, *, link
     taken: set[str] = set()
     with new_folder(folder) as root:
         for split, part in data.items():
-            splits[split] = []
             taken = taken if format == "voc" else set()  # which has one folder for all splits
-            names = [image["file_name"] for image in part["images"]]
-            labels = _labels(part, classes)
-            for image, name in zip(part["images"], plain_names(names, taken=taken, stems=True)):
-                file, target = found[split][0] / image["file_name"], image_path(root, format, split, name)
-                if links_out(file, found[split][0]):
-                    raise UserError(f"{file} is a link that leads out of its folder: put the image in its place.")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                place_file(file, target, link)
-                width, height = image.get("width"), image.get("height")
-                if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
-                    width, height = image_size(target)
-                splits[split].append(Labelled(name, width, height, labels.get(image["id"], [])))
+            splits[split] = place_images(root, format, split, found[split][0], part, classes, taken, link)
         write(root, format, list(classes), splits)
     return Path(folder)
+
+
+def place_images(
+    root: Path, format: str, split: str, images: Path, data: dict, classes: dict[str, int], taken: set[str], link: str
+) -> list[Labelled]:
+    """Put the images of a COCO file ``data``, which lie in the folder ``images``, where ``format`` keeps those of
+    ``split`` below ``root``; return them with their boxes. ``classes``: name -> index; ``taken``: see `plain_names`.
+    """
+    labelled, labels = [], _labels(data, classes)
+    names = [image["file_name"] for image in data["images"]]
+    for image, name in zip(data["images"], plain_names(names, taken=taken, stems=True)):
+        file, target = images / image["file_name"], image_path(root, format, split, name)
+        if links_out(file, images):
+            raise UserError(f"{file} is a link that leads out of its folder: put the image in its place.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place_file(file, target, link)
+        width, height = image.get("width"), image.get("height")
+        if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+            width, height = image_size(target)
+        labelled.append(Labelled(name, width, height, labels.get(image["id"], [])))
+    return labelled
 
 
 @disk_errors()
@@ -114,6 +123,6 @@ def _labels(data: dict[str, Any], classes: dict[str, int]) -> dict[Any, list]:
     boxes: dict[Any, list] = {}
     for a in data["annotations"]:
         x, y, w, h = a["bbox"]
-        if not a["iscrowd"]:
+        if not a.get("iscrowd"):
             boxes.setdefault(a["image_id"], []).append((classes[names[a["category_id"]]], x, y, x + w, y + h))
     return boxes

@@ -253,3 +253,14 @@ def test_evaluate_exported_onnx_file(sample, tmp_path, tiny):
     exported = dino_nb.evaluate(sample, str(file), check=False, progress=False, output_dir=tmp_path / "out")
     whole = dino_nb.evaluate(sample, tiny, check=False, progress=False)
     assert exported.metrics["AP"] == pytest.approx(whole.metrics["AP"], abs=0.02) and exported.metrics["AP"] > 0.5
+
+
+def test_save_labels_flag_writes_a_folder_for_labelme_once(tmp_path, sample, capsys):
+    command = ["eval", str(sample), "dino-tiny", "-o", str(tmp_path), "--device", "cpu", "--save_labels", "labelme"]
+    assert main([*command, "--threshold", "1"]) == 0
+    assert "no label looks wrong" in capsys.readouterr().out and not (tmp_path / "labels").exists()
+    command += ["--threshold", "0.02"]  # doubtful detections, which look like missing boxes
+    assert main(command) == 0
+    assert "dino-nb convert" in capsys.readouterr().out and list((tmp_path / "labels/val").glob("*.json"))
+    assert main(command) == 1  # corrections may be in it
+    assert str(tmp_path / "labels") in capsys.readouterr().err

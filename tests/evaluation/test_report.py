@@ -16,6 +16,7 @@ from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.coco import score
 from dino_nb.evaluation.evaluate import EvalResult
+from dino_nb.evaluation.labels import labels_to_check
 from dino_nb.printer import to_page
 
 EVIL = [
@@ -134,6 +135,37 @@ def test_labels_to_check_come_back_through_convert(tmp_path):
         len(json.loads(p.read_text())["annotations"]) for p in (tmp_path / "again/annotations").glob("instances_*")
     ]
     assert sum(counts) == len(data["annotations"])
+
+
+@pytest.mark.parametrize("format", ["labelme", "cvat"])
+def test_labels_to_check_of_a_labelling_tool_come_back_through_convert(tmp_path, format):
+    result = evaluated(tmp_path / "set", ["cat", "dog"], seed=2)
+    folder = result.save_labels(tmp_path / "labels", format)
+    assert dino_nb.convert_dataset(folder, tmp_path / "again").format == format
+    known = {i["id"]: i["file_name"] for i in labels_to_check(result)["images"]}
+    expected = sorted(
+        (known[a["image_id"]], a["category_id"], *a["bbox"]) for a in labels_to_check(result)["annotations"]
+    )
+    found = []
+    for path in (tmp_path / "again/annotations").glob("instances_*"):
+        data = json.loads(path.read_text())
+        names = {i["id"]: i["file_name"] for i in data["images"]}
+        found += [(names[a["image_id"]], a["category_id"], *a["bbox"]) for a in data["annotations"]]
+    assert [f[:2] for f in sorted(found)] == [e[:2] for e in expected]
+    assert np.allclose([f[2:] for f in sorted(found)], [e[2:] for e in expected], atol=0.01)
+    assert any(c["kind"] == "missing box" for c in result.analysis.label_errors) and len(known) == 3
+    (folder / "mine.txt").write_text("corrected")
+    with pytest.raises(UserError, match="labels"):  # never overwritten: corrections may be in it
+        result.save_labels(folder, format)
+    with pytest.raises(UserError, match="Did you mean 'labelme'"):
+        result.save_labels(tmp_path / "new", "labelm")
+
+
+def test_save_labels_of_perfect_results_says_so(tmp_path):
+    result = evaluated(tmp_path / "set", ["cat"], objects=0, found=[])
+    with pytest.raises(UserError, match="no label looks wrong"):
+        result.save_labels(tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
 
 
 @pytest.mark.parametrize(
