@@ -48,18 +48,6 @@ def read_torch_file(path: str | Path) -> Any:
         ) from error
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors by name in a file of backbone weights, out of the ``model`` or ``state_dict`` that may hold them."""
-    content = read_torch_file(path)
-    for key in ("model", "state_dict", "model_state"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
-    if not tensors:
-        raise UserError(f"{path} holds no weights: neither tensors by name nor a 'model' or 'state_dict' with them.")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
 def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
@@ -91,5 +79,7 @@ def check_whole(tensors: dict[str, Any], where: str | Path) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{where} holds a {type(tensor).__name__} as {name!r}, where a tensor should be.")
-        if not tensor.is_meta and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise UserError(f"{where} holds {name!r} without plain data (sparse, quantized, or none): save it anew.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{where} is damaged: {name!r} of shape {tuple(tensor.shape)} is larger than its data.")
