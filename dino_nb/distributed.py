@@ -121,11 +121,6 @@ def reduce_mean(value: float) -> float:
     return total.item() / world_size()
 
 
-def any_process(flag: object) -> bool:
-    """Whether ``flag`` is true in at least one process."""
-    return reduce_mean(bool(flag)) > 0
-
-
 def all_gather_objects(value: T) -> list[T]:
     """``[value of process 0, value of process 1, ...]`` in every process, for plain data."""
     if not active():

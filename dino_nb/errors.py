@@ -116,6 +116,6 @@ def _escaped(character: str) -> str:
 
 
 def _without_worker(text: str, kind: type) -> str:
-    """The sentence alone: a ``DataLoader`` raises a worker's exception anew with the worker's traceback as its text."""
+    """The sentence alone: a ``DataLoader`` raises a worker's exception again, its traceback as the text."""
     mark = f"\n{kind.__module__}.{kind.__qualname__}: "
     return text.rpartition(mark)[2].rstrip() if text.startswith("Caught ") and mark in text else text

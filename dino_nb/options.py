@@ -38,7 +38,7 @@ _BUILT_IN = {
     "two_stage_type": "standard",
     "unic_layers": "0",
 }
-# published options of which nothing depends here
+# published options that have no effect here
 _NO_EFFECT = frozenset(
     [
         *("backbone_dir", "backbone_freeze_keywords", "ema_epoch", "fix_size", "lr_backbone_names"),

@@ -101,7 +101,7 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         eval_every=4,
     ),
     "tiny": _TINY,
-    # The dino-tiny that comes with the package, on shapes of which some are new to it: in two minutes on two cores.
+    # The dino-tiny that comes with the package, on shapes some of which are new to it: two minutes on two cores.
     "tiny-finetune": replace(_TINY, epochs=10, warmup_steps=20),
 }
 

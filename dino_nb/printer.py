@@ -12,7 +12,7 @@ from dino_nb.errors import printable
 
 _COLOURS = {"error": "#c0392b", "warning": "#b9770e", "note": "#2471a3"}
 _INDENT = " " * 8
-_STYLE = """.dnb{font:15px/1.45 system-ui,sans-serif;max-width:62rem}.dnb h1{font-size:1.35rem;overflow-wrap:anywhere}
+_CSS = """.dnb{font:15px/1.45 system-ui,sans-serif;max-width:62rem}.dnb h1{font-size:1.35rem;overflow-wrap:anywhere}
 .dnb h2{font-size:1.15rem;display:inline}.dnb summary{cursor:pointer;padding:.3rem 0}.dnb p{overflow-wrap:anywhere}
 .dnb details.part{border-top:1px solid #8886;margin:.6rem 0;padding-top:.2rem}.dnb .wide{overflow-x:auto}
 .dnb table{border-collapse:collapse;margin:.4rem 0;font-size:.93em}.dnb th{text-align:left}
@@ -137,7 +137,7 @@ def to_text(blocks: Sequence[Block]) -> str:
 
 def to_html(blocks: Sequence[Block]) -> str:
     """Blocks as an HTML fragment."""
-    return f'<div class="dnb"><style>{_STYLE}</style>{"".join(block.html() for block in blocks)}</div>'
+    return f'<div class="dnb"><style>{_CSS}</style>{"".join(block.html() for block in blocks)}</div>'
 
 
 def to_page(blocks: Sequence[Block], title: str) -> str:

@@ -1,1 +1,1 @@
-"""Checkpoint files: ours, the published ones in both directions, and where the published ones are to be had."""
+"""Checkpoint files: ours, the published ones in both directions, and downloading the published ones."""

@@ -134,7 +134,7 @@ def table() -> str:
 
 
 def verify() -> list[tuple[Path, bool, str]]:
-    """Read every published checkpoint on disk anew: a list of (path, bad, verdict)."""
+    """Read every published checkpoint on disk again: a list of (path, bad, verdict)."""
     results = []
     for item in ZOO:
         for path in filter(Path.is_file, _places(item)):
@@ -222,7 +222,7 @@ def _fetch_link(link: str, key: str) -> Path:
     if whole:
         inside = [f"{drive_id} ({path})" for drive_id, path, _ in drive.list_folder(whole)]
         raise UserError(f"{shown(link)} is a folder: give the id or link of one file in it: {', '.join(inside[:12])}.")
-    home = folder() / hashlib.sha256(key.encode()).hexdigest()[:12]
+    home = folder() / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     done = [path for path in home.glob("[!.]*") if path.suffix != ".part"]
     if done:
         return done[0]
@@ -249,7 +249,7 @@ def _verify_by_hand(path: Path, item: Published) -> None:
         return
     problem = _problem(path, item)
     if problem:
-        raise UserError(f"{path} {problem}: remove it, and it is downloaded anew, or put the right file there.")
+        raise UserError(f"{path} {problem}: remove it, and it is downloaded again, or put the right file there.")
     _remember(path, source)
 
 
@@ -319,7 +319,9 @@ def _unknown(text: str, path: Path) -> str:
     if len(path.parts) > 1 or path.suffix:
         beside = [p.name for p in path.parent.glob("*") if p.is_file()]
         near = did_you_mean(path.name, [*choices, *beside])
-        return f"there is no file {text}.{near} (dino-nb zoo lists the published checkpoints.)"
+        return f"there is no file {shown(text)}.{near} (dino-nb zoo lists the published checkpoints.)"
     near = did_you_mean(text, choices)
     known = "dino-nb zoo lists all." if near else f"The published ones are {', '.join(names())}."
-    return f"there is no checkpoint {text!r}.{near} {known} A path, a link, or the id of a file on Drive works too."
+    return (
+        f"there is no checkpoint {shown(text)!r}.{near} {known} A path, a link, or the id of a file on Drive works too."
+    )

@@ -26,7 +26,6 @@ from dino_nb.models.dino import build_model
 from dino_nb.ops import reference
 
 LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]  # of an 800 x 1066 image at strides 8, 16, 32, 64
-FIVE_LEVELS = [(200, 267), *LEVELS]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write times and conditions to FILE")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: what torch uses)")
-    parser.add_argument("--repeat", type=int, default=5, help="of the op: measurements of which the best counts")
+    parser.add_argument("--repeat", type=int, default=5, help="of the op: measurements, the best counts")
     parser.add_argument("--no_model", action="store_true", help="time the op alone")
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", help="folder of the images, if they are not in SRC")
     parser.add_argument("--val-fraction", type=float, default=0.2, help="share of val where SRC has none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the division into train and val (%(default)s)")
-    parser.add_argument("--resplit", action="store_true", help="divide anew although SRC has splits")
+    parser.add_argument("--resplit", action="store_true", help="split again although SRC has splits")
     parser.add_argument(
         "--link", choices=("hard", "copy"), default="copy", help="images: copies, or hard links (no space)"
     )

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--resume", metavar="auto|STATE", help="continue the newest state of the output folder, or a file"
     )
-    start.add_argument("--overwrite", action="store_true", help="start anew even if the output folder holds a state")
+    start.add_argument("--overwrite", action="store_true", help="start again even if the output folder holds a state")
     start.add_argument("--no_check", action="store_true", help="train on a data set with errors, too")
     how = parser.add_argument_group("how to train")
     how.add_argument("--preset", help=f"recipe: {', '.join(TRAIN_PRESETS)}")

@@ -2,7 +2,7 @@
 
     dino-nb zoo                         the table, with what is on disk
     dino-nb zoo dino-4scale-r50-12ep    download one (or several); prints its path
-    dino-nb zoo --verify                read everything on disk anew and compare it
+    dino-nb zoo --verify                read everything on disk again and compare it
 
 The published file names, Drive links and ids, and other links are taken too. A download that was cut continues where it
 broke when the command is given again.

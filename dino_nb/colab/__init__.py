@@ -1,4 +1,4 @@
-"""At home in Colab: the session, Google Drive, and the fields of a notebook's form.
+"""Colab: the session, Google Drive, and the fields of a notebook's form.
 
 Colab and Kaggle are detected, never assumed: everywhere else these functions leave local folders as they are.
 """

@@ -1,4 +1,4 @@
-"""What a notebook's form fields may say, and what is meant: a data set, a checkpoint, a recipe, the folder of a run."""
+"""The meaning of a notebook's form fields: a data set, a checkpoint, a recipe, the folder of a run."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from dino_nb.prepare.folders import is_cocodir, new_folder
 from dino_nb.prepare.sample import make_sample
 from dino_nb.training.state import data_fingerprint
 
-PUBLISHED = "dino-4scale-r50-24ep"  # where somebody's own data starts, if it can be had
+PUBLISHED = "dino-4scale-r50-24ep"  # what fine-tuning on the user's data starts from, if it can be downloaded
 BEST = "checkpoint_best.pth"
 _NOTE = "notebook.json"  # in a run's folder: what it trains, so that another run is not mixed with it
 _UNPACKED = Path("data")

@@ -1,7 +1,7 @@
 """Augmentation of training images, by presets or names, in front of the published pipeline.
 
 Image by image: everything below is done before the published flip, resizes and crops, on ``torchvision.transforms.v2``.
-Within a batch: mosaic and mixup, when the batch is put together. An object of which too little is left is left out.
+Within a batch: mosaic and mixup, when the batch is put together. Objects that are mostly cut off are left out.
 """
 
 from collections.abc import Callable, Iterable, Sequence

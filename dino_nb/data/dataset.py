@@ -118,7 +118,7 @@ class CocoDataset(torch.utils.data.Dataset):
         return int(self._starts[index + 1] - self._starts[index])
 
     def coco(self) -> Any:
-        """The annotation file as a ``pycocotools.coco.COCO``, read anew (crowds and all classes included)."""
+        """The annotation file as a ``pycocotools.coco.COCO``, read again (crowds and all classes included)."""
         return to_pycocotools(read_coco(self.annotation_file))
 
 

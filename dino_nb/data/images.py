@@ -37,7 +37,7 @@ EXTENSIONS = (*EXTENSIONS, ".pgm", ".pnm", ".jp2", ".avif", ".mpo")
 _HEIC = (".heic", ".heif", ".hif")
 EXTENSIONS = EXTENSIONS + _HEIC if importlib.util.find_spec("pillow_heif") else EXTENSIONS
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2")
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Source = str | os.PathLike[str] | BinaryIO
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -88,7 +88,7 @@ def header(path: Source) -> tuple[int, int, int]:
 
 def turned_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
     """``(width, height)`` of the upright image, of the size as stored."""
-    return (stored[1], stored[0]) if orientation in SIDEWAYS else stored
+    return (stored[1], stored[0]) if orientation in QUARTER_TURNS else stored
 
 
 def turned_boxes(boxes: np.ndarray, stored: tuple[int, int], orientation: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def turned_boxes(boxes: np.ndarray, stored: tuple[int, int], orientation: int) -
         x1, x2 = stored[0] - x2, stored[0] - x1
     if orientation in (3, 4, 6, 7):
         y1, y2 = stored[1] - y2, stored[1] - y1
-    return np.stack([y1, x1, y2, x2] if orientation in SIDEWAYS else [x1, y1, x2, y2], axis=1)
+    return np.stack([y1, x1, y2, x2] if orientation in QUARTER_TURNS else [x1, y1, x2, y2], axis=1)
 
 
 def is_image(name: str | os.PathLike[str]) -> bool:

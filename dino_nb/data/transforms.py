@@ -39,7 +39,7 @@ def resized_size(height: int, width: int, size: int, max_size: int | None = None
 
 
 class ResizeShortSide(v2.Transform):
-    """Resize image and boxes to a short side of one of ``sizes``, drawn anew for each image."""
+    """Resize image and boxes to a short side of one of ``sizes``, drawn for each image."""
 
     def __init__(self, sizes: Sequence[int], max_size: int | None = None) -> None:
         super().__init__()

@@ -15,12 +15,13 @@ from torch import nn
 
 from dino_nb.checkpoints.load import load_model, output_names, pick_device
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
+from dino_nb.data.windows import slices
 from dino_nb.errors import UserError, disk_errors
 from dino_nb.inference import sources
 from dino_nb.inference.fusion import mirrored, suppress, weighted_boxes
 from dino_nb.inference.keywords import check_number, known_keywords
 from dino_nb.inference.results import Classes, Result, Results, class_numbers
-from dino_nb.inference.slicing import Found, merge, slices
+from dino_nb.inference.slicing import Found, merge
 from dino_nb.inference.sources import Source, SourceImage
 from dino_nb.inference.tracking import Tracker
 from dino_nb.inference.video import describe, video_writer

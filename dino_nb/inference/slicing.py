@@ -5,11 +5,10 @@ import math
 import torch
 from torchvision.ops import box_iou
 
-from dino_nb.data.windows import Window, slices
+from dino_nb.data.windows import Window
 
 Found = dict[str, torch.Tensor]  # "scores" (n,), "labels" (n,), "boxes" (n, 4) xyxy in pixels
 
-__all__ = ["merge", "slices"]
 SAME = 0.5  # IoU from which two detections of a class, in two slices, are taken for one object
 
 

@@ -91,7 +91,7 @@ def cuda_target(capabilities: list[tuple[int, int]], cuda_version: str) -> Targe
     new = sorted({capability for capability in capabilities if capability >= (7, 0)})
     if not new:
         had = ", ".join(f"{major}.{minor}" for major, minor in capabilities)
-        raise BuildError(f"the kernels need a GPU of compute capability 7.0 or newer, and here is {had or 'none'}")
+        raise BuildError(f"the kernels need a GPU of compute capability 7.0 or newer, found: {had or 'none'}")
     arch = "+".join(f"sm_{major}{minor}" for major, minor in new)
     return Target("cuda", arch, int(cuda_version.split(".")[0]))
 

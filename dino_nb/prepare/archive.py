@@ -29,7 +29,7 @@ _MOST_FILES = 5_000_000
 _BLOCK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the same folder gives the same bytes
 # what the readers of archives raise for damaged, cut or encrypted ones (RuntimeError: a password is needed)
-_DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+_DAMAGE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 _WAY_OUT = "If you trust it, unpack it yourself and give the folder."
 
 
@@ -38,7 +38,7 @@ def is_archive(path: Path | str) -> bool:
     path = Path(path)
     try:
         return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
-    except _DAMAGES:  # a packed file that ends in its first block
+    except _DAMAGE_ERRORS:  # a packed file that ends in its first block
         return False
 
 
@@ -81,7 +81,7 @@ def extract(archive: Path | str, folder: Path | str, progress: bool = True) -> P
         if error.filename is None and error.errno is None:  # gzip and bz2 say so of damage
             raise _damaged(archive, error) from error
         raise UserError(f"{archive} cannot be unpacked: {explain(error)}") from error
-    except _DAMAGES as error:
+    except _DAMAGE_ERRORS as error:
         raise _damaged(archive, error) from error
     finally:
         bar.close()

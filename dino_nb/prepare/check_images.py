@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dino_nb.data.coco_file import CocoFile
-from dino_nb.data.images import SIDEWAYS, header, is_image, opened, turned_size
+from dino_nb.data.images import QUARTER_TURNS, header, is_image, opened, turned_size
 from dino_nb.errors import UserError, explain
 from dino_nb.files import leaves_folder
 from dino_nb.prepare.equal import THREADS, groups, same_bytes
@@ -89,7 +89,7 @@ def report_images(split: CocoFile, facts: Sequence[Facts], folder: Folder, findi
         width, height = map(int, fact.size)
         said = tuple(split.image_sizes[i])
         if np.isfinite(said).all() and said != fact.size:
-            turned = ", turned by its EXIF tag" if fact.orientation in SIDEWAYS and said == (height, width) else ""
+            turned = ", turned by its EXIF tag" if fact.orientation in QUARTER_TURNS and said == (height, width) else ""
             what = f"{name} is {width} x {height}{turned}; the JSON says {said[0]:g} x {said[1]:g}"
             findings.image(split, "image-size", i, what)
         if fact.orientation != 1:

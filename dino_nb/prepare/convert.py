@@ -86,7 +86,7 @@ def convert_dataset(
         images: the folder of the images, if it is not in ``src``.
         val_fraction: val's share of the images, where the source has no val split; from 0 up to 1.
         seed: of the division into train and val.
-        resplit: divide anew although the source has splits.
+        resplit: split again although the source has splits.
         link: ``copy`` the images, or link them ``hard``: no space, but who edits one edits the other, too.
         overwrite: replace a COCODIR that is there; files that do not belong to it stay.
         skip_bad: leave out faulty lines and images (counted in the report) rather than refuse the source.

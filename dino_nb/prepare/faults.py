@@ -52,7 +52,7 @@ category-duplicate-names | two categories have the same name | one class is lear
   --fix does.
 categories-disagree | a class does not have the same id in all splits | what was learned as one class is scored as
   another. | Use one list of categories; --fix gives all splits the ids of the training split, by name.
-image-duplicate-ids | two images have the same id | the boxes of both go to one of them. | Number them anew; --fix
+image-duplicate-ids | two images have the same id | the boxes of both go to one of them. | Renumber them; --fix
   leaves such images out, since nothing tells which boxes belong to which.
 unknown-image | a box belongs to an image that is not listed | the box is lost, or reading stops. | List the image or
   remove the box; --fix removes it.
@@ -91,7 +91,7 @@ json-bom | an annotation file begins with a byte order mark | it is read here, b
 id-type | ids are texts, fractions or huge instead of plain integers | the COCO tools expect integers, and results of
   other programs may not match them. | Write ids as integers; --fix does (texts that are no numbers get new ids).
 annotation-duplicate-ids | two annotations have the same id, or one has none | the COCO tools keep only one of them in
-  their index. | Number them anew; --fix does.
+  their index. | Renumber them; --fix does.
 image-duplicate-files | a file is listed twice | the image counts double, and each copy may hold only some of the
   boxes. | Merge them; --fix does.
 category-spelling | class names differ only by case, space, '-' or '_' | one class is learned as two that compete. |

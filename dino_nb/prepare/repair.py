@@ -44,7 +44,7 @@ class Fixed(Printed):
         """The result for the printer."""
         after: list[Block] = [Lines(["The copy:"]), *self.report.blocks()]
         if not self.changes:
-            return [Lines(["Nothing had to be changed."]), *after]
+            return [Lines(["Nothing needed a change."]), *after]
         more = len(self.changes) - _SHOWN
         lines = [*self.changes[:_SHOWN], *([f"... and {more:,} more"] if more > 0 else [])]
         return [Folded(f"{counted(len(self.changes), 'change')}, listed in {self.out / LOG}:", lines), *after]

@@ -9,7 +9,7 @@ import numpy as np
 
 from dino_nb.data.coco_file import CocoFile
 from dino_nb.data.coco_values import Id, brief, id_of
-from dino_nb.data.images import SIDEWAYS, turned_boxes
+from dino_nb.data.images import QUARTER_TURNS, turned_boxes
 from dino_nb.prepare.check_boxes import Layout, boxes_in_pixels
 from dino_nb.prepare.check_images import Facts, known_sizes
 from dino_nb.prepare.repair_categories import ID_LIMIT
@@ -105,7 +105,7 @@ def _moves(split: CocoFile, facts: Sequence[Facts], layout: Layout) -> dict[int,
         if layout[1] or not np.isfinite([said, size]).all() or (said == size).all():
             continue
         scale = size / said
-        if fact.orientation in SIDEWAYS and (said == size[::-1]).all():
+        if fact.orientation in QUARTER_TURNS and (said == size[::-1]).all():
             stored = (int(said[0]), int(said[1]))
             turn = partial(_turned, stored=stored, orientation=fact.orientation)
             candidates[i] = "boxes are turned", turn

@@ -1,4 +1,4 @@
-"""Which images look nearly the same, by a perceptual hash: shots of one scene, frames of a video, copies saved anew."""
+"""Which images look nearly the same, by a perceptual hash: shots of one scene, frames of a video, saved copies."""
 
 import contextlib
 import itertools

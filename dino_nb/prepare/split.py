@@ -34,14 +34,14 @@ def divide(
     if taught and "train" not in given:
         raise UserError(
             "each training image is in val or test too, byte for byte, so nothing is left to train on: --resplit "
-            "(resplit=True) divides all images anew."
+            "(resplit=True) splits all images again."
         )
     if {"train", "val"} <= given or (given == {"test"}) or (given and given <= {"val", "test"}):
         if None in given:
             left = [image for image in images if image.split is None]
             source.note(f"{len(left):,} images are in no split and are left out: {left[0].file}, ...")
         elif "train" not in given:
-            source.note("the source has no training images: --resplit (resplit=True) divides all images anew.")
+            source.note("the source has no training images: --resplit (resplit=True) splits all images again.")
         return [image for image in images if image.split], False
     if given <= {"val", "test", None} and "val" in given:  # what is not val is there to train on
         for image in images:

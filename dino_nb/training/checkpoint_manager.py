@@ -96,12 +96,12 @@ class CheckpointManager:
         return self._copier.wait() if self._copier else True
 
     def find(self, resume: str | Path | None, overwrite: bool = False) -> Path | None:
-        """The state to resume from, for ``read_state``; None to start anew.
+        """The state to resume from, for ``read_state``; None to start again.
 
         Args:
             resume: ``"auto"`` takes the newest whole state of the output folder or its Drive copy (None where there
-                is none), a path takes that file, or the newest in that folder; None starts anew.
-            overwrite: start anew although the folder holds a state. What was there is renamed to ``replaced_...``,
+                is none), a path takes that file, or the newest in that folder; None starts again.
+            overwrite: start again although the folder holds a state. What was there is renamed to ``replaced_...``,
                 and removed by the first save.
 
         A damaged file is reported and the one before it is taken. Raises UserError where the folder holds a state

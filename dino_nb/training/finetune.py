@@ -114,7 +114,7 @@ def finetune(
         epochs, steps, batch_size, lr, amp, seed, options: changes to the recipe: any field of ``TrainConfig``, in the
             published spelling too.
         resume: ``"auto"`` resumes the newest state in ``output_dir`` (or ``drive_dir``) where there is one, a path
-            that one; None starts anew and is an error where there is a state, unless ``overwrite``.
+            that one; None starts a new run and is an error where there is a state, unless ``overwrite``.
         finetune_ignore: substrings of tensor names that are not taken from the checkpoint.
         model_options: changes to the ``ModelConfig``, as a dict or ``key=value`` strings.
         backbone_weights: from scratch: True for timm's ImageNet weights, a file, or a folder that holds the published

@@ -42,7 +42,7 @@ def submit(
         run: a function that can be imported, such as a verb's ``run``; it is called with ``args.slurm`` switched off.
         args: parsed options, with those of ``add_arguments``.
         output_dir: the job's logs go to ``slurm/JOB`` in it; all machines must see it.
-        resumes: a requeued job runs with ``args.resume = "auto"``; False: it starts anew.
+        resumes: a requeued job runs with ``args.resume = "auto"``; False: it starts again.
 
     Raises:
         UserError: submitit is missing, or there is no Slurm here.

@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 
 from dino_nb import ops
-from dino_nb.cli.bench import FIVE_LEVELS, best_of, both_of, forward_of, model_like
+from dino_nb.cli.bench import LEVELS, best_of, both_of, forward_of, model_like
 from dino_nb.ops import reference
 
 CASES = {
     "encoder": {},
     "encoder uniform": {"uniform": True},
     "encoder B=2": {"batch": 2},
-    "encoder 5 levels": {"shapes": FIVE_LEVELS},
+    "encoder 5 levels": {"shapes": [(200, 267), *LEVELS]},
     "decoder": {"queries": 900},
     "decoder B=2": {"queries": 900, "batch": 2},
 }

@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 
 import dino_nb
 from dino_nb.checkpoints.checkpoint import save_checkpoint
+from dino_nb.checkpoints.load import output_names
 from dino_nb.errors import UserError
-from dino_nb.inference.detector import Detector, load, output_names
+from dino_nb.inference.detector import Detector, load
 from dino_nb.models.dino import build_model
 from dino_nb.presets import preset
 from tests.inference.fake import FakeModel

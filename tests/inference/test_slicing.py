@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dino_nb
+from dino_nb.data.windows import slices
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import Detector
-from dino_nb.inference.slicing import merge, slices
+from dino_nb.inference.slicing import merge
 from dino_nb.prepare.sample import make_sample
 from tests.inference.fake import FakeModel
 

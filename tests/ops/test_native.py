@@ -67,7 +67,7 @@ def test_second_session_starts_no_compiler(built):
     assert "built" not in done.stdout and starts.read_text() == before
 
 
-def test_cut_short_library_is_built_anew(built):
+def test_cut_short_library_is_built_again(built):
     home, compiler, starts, _ = built
     (library,) = (home / "ops").glob("*.so")
     whole, before = library.read_bytes(), starts.read_text().count("start")
@@ -190,7 +190,7 @@ def test_target_of_an_old_gpu_is_refused_before_compiling(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     monkeypatch.setattr(toolchain, "compile_library", lambda *_: pytest.fail("compiled"))
-    assert "7.0 or newer, and here is 6.1" in str(session._attempt("cuda", force=False))
+    assert "7.0 or newer, found: 6.1" in str(session._attempt("cuda", force=False))
 
 
 def test_target_on_rocm_is_refused(monkeypatch):

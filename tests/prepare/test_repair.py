@@ -39,7 +39,7 @@ def boxes_of(document):
 def test_fix_a_good_set_is_copied_as_it_is(root, out):
     (root / "annotations" / "mapping.json").write_text("{}")
     fixed = fix(root, out)
-    assert fixed.changes == [] and fixed.report.ok and "Nothing had to be changed" in str(fixed)
+    assert fixed.changes == [] and fixed.report.ok and "Nothing needed a change" in str(fixed)
     for split in LABEL:
         assert read(out, split) == read(root, split)
     one, copy = image_file(root, read(root)), image_file(out, read(root))

@@ -22,7 +22,7 @@ def groups(folder, names):
     return groups_of_similar([folder / name for name in names], names, progress=False)
 
 
-def test_copies_saved_anew_are_alike_and_others_are_not(tmp_path):
+def test_copies_saved_again_are_alike_and_others_are_not(tmp_path):
     image = scene(0)
     changed = {
         "a.png": image,

@@ -156,7 +156,7 @@ def test_overwrite_sets_the_run_before_aside_until_the_first_save(tmp_path):
     assert load(over, "auto")["step"] == 1
 
 
-def test_find_auto_starts_anew_in_an_empty_folder(manager):
+def test_find_auto_starts_a_run_in_an_empty_folder(manager):
     assert load(manager, "auto") is None
 
 
