@@ -70,7 +70,7 @@ def fetch(
     elif is_link(source):
         link, page = source, shown(source)
     else:
-        raise UserError(f"{source!r} is neither an http(s) link nor the id of a file on Google Drive.")
+        raise UserError(f"{shown(source)!r} is neither an http(s) link nor the id of a file on Google Drive.")
     with explained(name or page, advice or f"open {page} in a browser, save the file, and give its path instead"):
         return download(link, folder, name, check)
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
-from dino_nb.errors import UserError, explain
+from dino_nb.errors import UserError, explain, printable
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -49,14 +49,14 @@ def host_of(link: str) -> str | None:
         return None
 
 
+# A password may hold "/", "?" or "#" where nobody escaped them; a port is no password.
+_LOGIN = re.compile(r"(?i)(//|^[a-z][\w+.-]*:/?)(?:[^/?#\s]*|[^/?#@:\s]*:(?!\d*[/?#])[^@\s]*)@")
+_SECRET = re.compile(r"(?i)(?<=[?&;#])([^=&;#?/]*(?:token|key|secret|passw|sig|auth)[^=&;#?/]*)=[^&;#]+")
+
+
 def shown(link: str) -> str:
-    """A link as messages and reports show it: without user name and password, secrets in its query masked."""
-    try:
-        parts = urlsplit(link)
-    except ValueError:
-        return re.sub(r"//[^/@]*@", "//", link)
-    query = re.sub(r"(?i)([^&=]*(?:token|key|secret|passw|sig|auth)[^&=]*)=[^&]+", r"\1=...", parts.query)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+    """A link as messages and reports show it: without user name and password, other secrets in it masked."""
+    return printable(_SECRET.sub(r"\1=...", _LOGIN.sub(r"\1", link.strip()[:2000])), 2000)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from dino_nb.checkpoints import download, drive, web
+from dino_nb.checkpoints import download, drive, web, zoo
 from dino_nb.checkpoints.download import fetch_bytes
-from dino_nb.checkpoints.web import DownloadError
+from dino_nb.checkpoints.web import DownloadError, shown
 from dino_nb.errors import UserError
 
 
@@ -223,6 +223,40 @@ def test_passwords_and_tokens_are_never_shown(tmp_path):
             assert "secret" not in str(error.value) and f"{url}/x?access_token=...&size=3" in str(error.value)
     with serving({"/x": (200, {}, png())}) as url:
         assert str(fetch_bytes(url.replace("//", "//me:secret@") + "/x")) == f"{url}/x"
+
+
+@pytest.mark.parametrize(
+    "link, said",
+    [
+        ("https://me:a#b@host/x", "https://host/x"),
+        ("https://me:a/b?c@host/x", "https://host/x"),
+        ("https://me:a@b@host/x", "https://host/x"),
+        ("ftp://me:secret@host:21/x", "ftp://host:21/x"),
+        ("http:me:secret@host/x", "http:host/x"),
+        ("http://me:secret@[::1", "http://[::1"),
+        ("https://host/x#access_token=abc", "https://host/x#access_token=..."),
+        ("https://host/x;password=abc?a=1", "https://host/x;password=..."),
+        ("https://host/x?a=1&X-Amz-Signature=abc#key=d", "https://host/x?a=1&X-Amz-Signature=...#key=..."),
+        ("https://host:8080/pack@1.2/x?a=b@c", "https://host:8080/pack@1.2/x?a=b@c"),
+        ("https://host/pack@1.2/x", "https://host/pack@1.2/x"),
+        ("https://host/a\r\nX: y", "https://host/a\\r\\nX: y"),
+    ],
+)
+def test_shown_link_has_no_password_however_it_is_written(link, said):
+    assert shown(link) == said
+
+
+@pytest.mark.parametrize("link", ["ftp://me:secret@host/x.pth", "ftp://host/x?token=secret", "http:/me:secret@host/x"])
+def test_what_is_no_http_link_is_refused_without_its_password(link, tmp_path, home):
+    for fetch in (zoo.fetch, lambda link: drive.fetch(link, tmp_path)):
+        with pytest.raises(UserError) as error:
+            fetch(link)
+        assert "secret" not in str(error.value)
+
+
+def test_link_with_a_lone_surrogate_is_a_sentence(home, offline):
+    with pytest.raises(UserError, match="cannot be downloaded, because"):
+        zoo.fetch("http://127.0.0.1:1/\ud800")
 
 
 def test_name_of_a_download_is_short_and_printable(tmp_path):
