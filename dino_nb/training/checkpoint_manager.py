@@ -206,6 +206,8 @@ def _damage(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as file:
             record = file.testzip()
+            if any(entry.external_attr & 0x10 for entry in file.infolist()):
+                return "it is damaged: a tensor is marked as a folder"  # torch reads it as other numbers, silently
     except Exception as error:  # a damaged file can raise anything
         return f"it is damaged ({str(error) or type(error).__name__})"
     return f"it is damaged: the checksum of {record} does not match" if record else ""

@@ -95,6 +95,19 @@ def test_truncated_state_falls_back_to_the_one_before_and_says_so(manager, repor
     assert len(reports) == 1 and str(last) in reports[0] and PREVIOUS in reports[0] and "step 1" in reports[0]
 
 
+def test_read_state_notices_a_tensor_marked_as_a_folder(tmp_path):
+    """One bit of a zip's directory, outside of every checksum, makes torch read other numbers."""
+    path = tmp_path / "state.pt"
+    write_state(path, make_state(1))
+    damaged = bytearray(path.read_bytes())
+    name = damaged.rindex(b"/data/0")
+    entry = damaged.rindex(b"PK\x01\x02", 0, name)
+    damaged[entry + 38] ^= 0x10
+    path.write_bytes(damaged)
+    with pytest.raises(BadStateError, match="marked as a folder"):
+        read_state(path)
+
+
 _WHOLE = []
 
 
