@@ -101,7 +101,8 @@ def _sound(path: str | os.PathLike | None, container: Any) -> Iterator[Callable[
     """Add the sound of ``path``, if it has some that an mp4 takes, to ``container``; yields what copies it there."""
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_opened(path))[0] if path is not None else None
-        tracks = [t for t in source.streams.audio if t.codec_context.name in _MP4_SOUND][:1] if source else []
+        audio = [t for t in source.streams.audio if t.codec_context] if source else []  # without: a codec nobody knows
+        tracks = [t for t in audio if t.codec_context.name in _MP4_SOUND][:1]
         copies = {track: container.add_stream_from_template(track) for track in tracks}
 
         def copy() -> None:

@@ -118,6 +118,15 @@ def test_annotate_video_keeps_sound_that_can_be_copied(tmp_path, codec, kept):
     assert seconds == pytest.approx(1, abs=0.1)
 
 
+def test_annotate_video_leaves_out_sound_of_an_unknown_codec(tmp_path):
+    av = pytest.importorskip("av")
+    clip = make_sounding_clip(tmp_path / "clip.mkv", "aac")
+    clip.write_bytes(clip.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    output = Detector(FakeModel(), "cpu").annotate_video(clip, tmp_path / "found.mp4")
+    with av.open(str(output)) as container:
+        assert not container.streams.audio and len(container.streams.video) == 1
+
+
 def test_small_copy_fits_a_page(tmp_path):
     rng = np.random.default_rng(0)
     with video_writer(tmp_path / "clip.mp4", 10) as write:
