@@ -150,7 +150,7 @@ def evaluate(
         threshold: count errors from this score, 0..1. Default: the one that the checkpoint stores, else the one of
             the highest F1.
         metrics: ``hotcoco``, or ``pycocotools`` (the same numbers, much slower).
-        resume: go on with an interrupted evaluation in ``output_dir``.
+        resume: continue an interrupted evaluation in ``output_dir``.
         progress: show a progress bar.
         name: what the reports call the checkpoint. Default: its name or file.
 

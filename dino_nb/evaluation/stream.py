@@ -20,8 +20,8 @@ class Stream:
     """``results.part*.jsonl`` in ``folder``: how it is evaluated, then a line per image; a file per process.
 
     Args:
-        settings: what results depend on, as plain values. Going on with others is a ``UserError`` that names them.
-        resume: go on with the files there are; else they are removed.
+        settings: what results depend on, as plain values. Resuming with others is a ``UserError`` that names them.
+        resume: continue with the files that exist; else they are removed.
 
     Attributes:
         done: ``{position of the image: (n, 6) rows}`` of the files that were found.
