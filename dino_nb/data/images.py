@@ -111,6 +111,8 @@ def unsupported(name: str | os.PathLike[str]) -> str | None:
     suffix = Path(name).suffix.lower()
     if suffix in _RAW:
         return f"is a raw camera file ({suffix}), which is not read here: export it as JPEG"
+    if suffix == ".mpo":
+        return "is a stereo photo (MPO), which is not read here: export it as JPEG"
     if suffix in _HEIC and suffix not in EXTENSIONS:
         return "is a HEIC photo: pip install pillow-heif, or export it as JPEG"
     return None

@@ -389,7 +389,7 @@ def test_xml_that_begins_oddly_is_no_traceback(tmp_path, head):
     assert "known format" in faults(put(tmp_path / "odd.xml", head), tmp_path) or head == "<annotation"
 
 
-@pytest.mark.parametrize("ending", ["heic", "cr2"])
+@pytest.mark.parametrize("ending", ["heic", "cr2", "mpo"])
 def test_unsupported_images_are_named_as_such(tmp_path, ending):
     src = source(tmp_path / "s")
     (src / "images/p1.png").rename(src / f"images/p1.{ending}")
