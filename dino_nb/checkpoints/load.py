@@ -32,8 +32,7 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | torch.device 
         UserError: no such file or name, a damaged checkpoint, or a device that is not there.
     """
     device = pick_device(device)  # before a download of hundreds of megabytes
-    name = os.fspath(name_or_path).strip().strip("\"'").strip()
-    file = DINO_TINY if name == "dino-tiny" and not Path(name).exists() else _find(name)
+    file = locate(name_or_path)
     if file.suffix.lower() == ".onnx":
         return OnnxModel(file, device).eval()  # type: ignore[return-value]
     return load_checkpoint(file).to(device)
@@ -92,11 +91,17 @@ def output_names(model: Any) -> list[str | None]:
     return list(COCO_OUTPUTS) if outputs == len(COCO_OUTPUTS) else [f"class {i}" for i in range(outputs)]
 
 
-def _find(name: str) -> Path:
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of what :func:`load_model` takes, downloaded if need be. Raises ``UserError`` where there is none."""
+    name = os.fspath(name_or_path).strip().strip("\"'").strip()
     path = Path(name).expanduser() if len(name) < 1000 and "\0" not in name else Path("?")
-    if path.suffix in zoo.ENDINGS and "://" not in name and not path.exists() and zoo.find(name) is None:
+    if path.exists() or zoo.find(name):
+        return zoo.fetch(name)
+    if name == "dino-tiny":
+        return DINO_TINY
+    if path.suffix in zoo.ENDINGS and "://" not in name:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint file {name}.{did_you_mean(path.name, beside)}")
-    if zoo.find(name) is None and not path.exists() and did_you_mean(name, ["dino-tiny"]):  # no name of the zoo's
+    if did_you_mean(name, ["dino-tiny"]):  # no name of the zoo's
         raise UserError(f"there is no checkpoint {name!r}.{did_you_mean(name, ['dino-tiny', *zoo.names()])}")
     return zoo.fetch(name)

@@ -29,6 +29,7 @@ from dino_nb.files import home_dir, sha256, size_text, write_text
 FOLDER_ID = "1qD5m1NmK0kjE5hh-G17XUX751WsEG-h_"
 FOLDER_URL = f"{drive.DRIVE_URL}/drive/folders/{FOLDER_ID}"
 ENDINGS = (".pth", ".pt", ".safetensors")
+BEST_CHECKPOINT, LAST_CHECKPOINT = "checkpoint_best.pth", "checkpoint_last.pth"  # in the folder of a training run
 BAIDU = "https://pan.baidu.com/s/1St5rvfgfPwpnPuf_Oe6DpQ (code DINO)"
 
 
@@ -307,7 +308,7 @@ def _on_disk(item: Published) -> str:
 def _in_folder(path: Path) -> Path:
     """The checkpoint that a folder means: the best of a training run, or the only one."""
     inside = sorted(p for p in path.iterdir() if p.suffix in ENDINGS and not p.name.startswith("state_"))
-    best = [p for p in inside if p.stem == "checkpoint_best"]
+    best = [p for p in inside if p.stem == Path(BEST_CHECKPOINT).stem]
     if best or len(inside) == 1:
         return (best or inside)[0]
     listed = f": {', '.join(p.name for p in inside[:12])}" if inside else " itself"

@@ -6,22 +6,23 @@ damaged state from a whole one, and state and checksums cannot get apart, as two
 """
 
 import os
+import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dino_nb.checkpoints.zoo import BEST_CHECKPOINT, LAST_CHECKPOINT
 from dino_nb.errors import UserError, did_you_mean
-from dino_nb.files import atomic_path
+from dino_nb.files import atomic_path, sha256
 from dino_nb.training.copier import Copier
 from dino_nb.training.progress import CURVES, LOG
 
 LAST, PREVIOUS, BEST = "state_last.pt", "state_previous.pt", "state_best.pt"
-BEST_CHECKPOINT, LAST_CHECKPOINT = "checkpoint_best.pth", "checkpoint_last.pth"
 VERSION = 1  # of the layout of a state; one that is newer than this code is refused
 _NEXT = "state_next.pt"
 _OF_A_RUN = (LAST, PREVIOUS, BEST, LOG)  # what belongs to one run, and not to the next one in the same folder
@@ -236,3 +237,49 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     temporary.replace(target)
+
+
+def data_fingerprint(cocodir: str | Path) -> dict[str, str]:
+    """``{"instances_train2017.json": sha256, ...}``: what tells one data set from another."""
+    return {path.name: sha256(path) for path in sorted(Path(cocodir, "annotations").glob("instances_*.json"))}
+
+
+def describe_difference(saved: dict, current: dict, ignore: Collection[str] = ()) -> str:
+    """Each difference of two dicts of plain data in words, joined by "; "; an empty string where there is none.
+
+    Keys that only one of them has do not count: a state of another version may have other settings. Nor do ``ignore``.
+    """
+    lines = []
+    for key in sorted((saved.keys() & current.keys()) - set(ignore)):
+        old, new = _plain(saved[key]), _plain(current[key])
+        if old != new:
+            is_digest = isinstance(new, str) and re.fullmatch("[0-9a-f]{64}", new)
+            lines.append(f"{key} has other contents" if is_digest else f"{key} was {old!r} and is {new!r}")
+    return "; ".join(lines)
+
+
+def check_same_run(
+    state: dict[str, Any], config: dict, fingerprint: dict, output_dir: Path, ignore: Collection[str] = ()
+) -> None:
+    """Raise UserError that names the differences where ``state`` belongs to another configuration or data set.
+
+    Args:
+        state: as loaded; its ``config`` and ``data_fingerprint`` are compared.
+        config, fingerprint: of the run that is about to start, dicts of plain data.
+        output_dir: its folder.
+        ignore: configuration keys that may change between parts of one run (folders, workers, time budget, ...).
+    """
+    data = describe_difference(state["data_fingerprint"], fingerprint)
+    settings = describe_difference(state["config"], config, ignore)
+    if data or settings:
+        parts = [f"the data set changed ({data})"] * bool(data)
+        parts += [f"the configuration changed ({settings})"] * bool(settings)
+        raise UserError(
+            f"the run in {output_dir} cannot be resumed: {' and '.join(parts)}. Put it back as it was, or start a new "
+            f"run: in another output folder (--output_dir {output_dir}-2), or there with overwrite=True (--overwrite)."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Lists as tuples: a state may have one where a configuration has the other."""
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value

@@ -16,6 +16,7 @@ import torch
 
 from dino_nb import distributed, presets
 from dino_nb.checkpoints.checkpoint import save_checkpoint
+from dino_nb.checkpoints.zoo import BEST_CHECKPOINT, LAST_CHECKPOINT
 from dino_nb.config import TrainConfig, apply_overrides
 from dino_nb.data.augment import parse_names
 from dino_nb.data.dataset import CocoDataset
@@ -24,18 +25,16 @@ from dino_nb.evaluation.compare import Comparison
 from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.options import parse_options
 from dino_nb.prepare.check import check_dataset
-from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT, CheckpointManager, read_state
+from dino_nb.training.checkpoint_manager import CheckpointManager, check_same_run, data_fingerprint, read_state
 from dino_nb.training.memory import limit_host_caches
-from dino_nb.training.outcome import advice, report_on
 from dino_nb.training.precision import choose
-from dino_nb.training.randomness import seed_everything
 from dino_nb.training.recipe import size_in_steps
 from dino_nb.training.run import Run
+from dino_nb.training.sampler import seed_everything
 from dino_nb.training.setup import load_source, make_run, model_of_state, new_model
-from dino_nb.training.state import check_same_run, data_fingerprint
 from dino_nb.training.stopping import StopRequest
-from dino_nb.training.trainer import fit
-from dino_nb.training.validation import Validation
+from dino_nb.training.trainer import fit, report_on
+from dino_nb.training.validation import Validation, advice
 
 # Settings that may change between the parts of one run: they move no weight, or only in the last bits; and its length,
 # since a run that has ended is often wanted longer.
@@ -67,7 +66,7 @@ class TrainResult:
     last: Path
     stopped: str
     history: list[dict[str, Any]]
-    best: dict[str, Any] | None
+    best: dict[str, Any] | None = None
     report: EvalResult | None = None
     comparison: Comparison | None = None
     advice: list[str] = field(default_factory=list)
@@ -159,7 +158,9 @@ def finetune(
         state = _read(found) if found else None
         if check:
             distributed.run_on_main(_refuse_faults, cocodir)
-        train_set = _train_set(cocodir)
+        train_set = CocoDataset(cocodir, "train")
+        if not any(train_set.objects_of(i) for i in range(len(train_set))):
+            raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
         fingerprint = data_fingerprint(cocodir)
         config = size_in_steps(config, len(train_set), given)
         seed_everything(config.seed)
@@ -173,41 +174,50 @@ def finetune(
             distributed.print_main(f"{start}, results in {output_dir}")
             source = load_source(checkpoint)
             model = new_model(source, config, train_set, of_model, backbone_weights, finetune_ignore)
-        validation = Validation(cocodir, model, config.eval_split, amp=choose(device, config.amp) == "fp16")
-        parts: dict[str, Any] = {
-            "manager": manager,
-            "stop": stop,
-            "settings": settings,
-            "data_fingerprint": fingerprint,
-            "given": set(given),
-        }
-        parts |= {"output_dir": output_dir, "live": live, "tensorboard": tensorboard}
-        run = make_run(model, config, train_set, validation, device, state, **parts)
+        run = make_run(
+            model,
+            config,
+            train_set,
+            Validation(cocodir, model, config.eval_split, amp=choose(device, config.amp) == "fp16"),
+            device,
+            state,
+            output_dir=output_dir,
+            live=live,
+            tensorboard=tensorboard,
+            manager=manager,
+            stop=stop,
+            settings=settings,
+            data_fingerprint=fingerprint,
+            given=set(given),
+        )
         try:
             if state:
                 longer = _other_length(state, config)
                 distributed.print_main(f"resuming at epoch {run.epoch}, step {run.step}{longer}")
             state = None  # it is as large as the run itself
             run.progress.begin(run.step, run.history)
-            truth = validation.check_ground_truth()
+            truth = run.validation.check_ground_truth()
             distributed.print_main(f"the validation set's annotations, taken as predictions, score AP {truth:.3f}")
             stopped = fit(run)
         finally:
             run.progress.close()
         distributed.print_main(_ending(stopped, run))
-        last = output_dir / LAST_CHECKPOINT
-        best = output_dir / BEST_CHECKPOINT if run.history else last
-        if not run.history and distributed.is_main():
-            save_checkpoint(last, run.averaged)
-        report = comparison = None
-        lines: list[str] = []
+        result = TrainResult(
+            output_dir, output_dir / BEST_CHECKPOINT, output_dir / LAST_CHECKPOINT, stopped, run.history
+        )
+        result.best = run.best
+        if not run.history:
+            result.checkpoint = result.last
+            if distributed.is_main():
+                save_checkpoint(result.last, run.averaged)
         if stopped in ("finished", "patience"):
-            report, comparison = report_on(run, cocodir, best)
-            lines = [comparison.sentence()] if comparison else []
-            lines += advice(run.history, run.progress.steps(), train_set, report, comparison)
-            distributed.print_main("\n".join(lines))
+            result.report, result.comparison = report, comparison = report_on(run, cocodir, result.checkpoint)
+            seen = [record for record in run.progress.records if record["kind"] == "step"]
+            result.advice = [comparison.sentence()] if comparison else []
+            result.advice += advice(run.history, seen, train_set, report, comparison)
+            distributed.print_main("\n".join(result.advice))
         manager.wait()
-    return TrainResult(output_dir, best, last, stopped, run.history, run.best, report, comparison, lines)
+    return result
 
 
 def _parse(options: dict[str, Any], model_options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -236,8 +246,9 @@ def _recipe(preset: str | TrainConfig | None, checkpoint: Any, changes: dict[str
 
 
 def _name(checkpoint: Any) -> str:
-    named = isinstance(checkpoint, (str, os.PathLike))
-    return Path(os.fspath(checkpoint)).name if named else type(getattr(checkpoint, "model", checkpoint)).__name__
+    if isinstance(checkpoint, (str, os.PathLike)):
+        return Path(checkpoint).name
+    return type(getattr(checkpoint, "model", checkpoint)).__name__
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -260,13 +271,6 @@ def _refuse_faults(cocodir: str | Path) -> None:
     report.raise_if_errors()
     for finding in report.warnings:
         distributed.print_main(f"warning: {finding.title} ({finding.count})")
-
-
-def _train_set(cocodir: str | Path) -> CocoDataset:
-    train_set = CocoDataset(cocodir, "train")
-    if not any(train_set.objects_of(i) for i in range(len(train_set))):
-        raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
-    return train_set
 
 
 def _ending(stopped: str, run: Run) -> str:

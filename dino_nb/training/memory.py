@@ -1,4 +1,4 @@
-"""Fit training into the memory at hand: measure one worst-case step, then choose how a step is cut."""
+"""Fit training into the memory at hand: measure one worst-case step, choose how a step is cut, and cut it so."""
 
 import contextlib
 import ctypes
@@ -10,18 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from torch import Tensor
 
 from dino_nb.data.transforms import resized_size
 from dino_nb.errors import UserError
 from dino_nb.models.dino import DINO
 from dino_nb.training.criterion import Criterion
-from dino_nb.training.precision import Precision
-from dino_nb.training.step import accumulate_gradients
+from dino_nb.training.precision import Precision, to_float32
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 # What is recomputed in the backward pass instead of kept, from the fastest to the leanest.
@@ -85,9 +80,11 @@ def plan_memory(
         one = max(peak - before, 0)
         base = before + fixed
         smallest = base + one
-        for micro in [micro_batch] if micro_batch else _halvings(batch):
-            if base + micro * one <= limit:
-                return Plan(micro, level, base + micro * one, limit)
+        micro = micro_batch or batch
+        while base + micro * one > limit and micro > 1 and not micro_batch:
+            micro = (micro + 1) // 2
+        if base + micro * one <= limit:
+            return Plan(micro, level, base + micro * one, limit)
     needs = f"about {smallest / 2**30:.1f} GiB are needed" if smallest else "the step itself ran out of memory"
     raise UserError(
         f"one training step does not fit: {needs}, {limit / 2**30:.1f} GiB are at hand. Lower size and max_size "
@@ -95,16 +92,46 @@ def plan_memory(
     )
 
 
-def _halvings(batch: int) -> list[int]:
-    sizes = [batch]
-    while sizes[-1] > 1:
-        sizes.append((sizes[-1] + 1) // 2)
-    return sizes
-
-
 def set_grad_checkpointing(model: DINO, level: str) -> None:
     """Switch gradient checkpointing of ``model``'s parts to ``level`` (a key of ``LEVELS``)."""
     model.set_grad_checkpointing(**LEVELS[level])
+
+
+def accumulate_gradients(
+    model: DINO,
+    criterion: Criterion,
+    precision: Precision,
+    images: list[Tensor],
+    targets: list[dict],
+    num_boxes: float,
+    micro_batch: int,
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Add the gradient of the weighted loss over all images to ``.grad``. Does not wait for the device.
+
+    Args:
+        images: (3, H, W) each.
+        targets: dicts with ``labels (n,)`` and ``boxes (n, 4)``.
+        num_boxes: objects of the whole effective batch over all processes, divided by the number of processes. Every
+            micro-batch is normalised by it, not by its own count: the sum of the micro-batches' gradients is then the
+            gradient of the whole batch.
+
+    Returns:
+        The loss and its terms by name, summed over the micro-batches, and the loss of each micro-batch; detached.
+    """
+    totals: dict[str, Tensor] = {}
+    parts = []
+    for start in range(0, len(images), micro_batch):
+        part = slice(start, start + micro_batch)
+        with precision.autocast():
+            outputs = model(images[part], targets[part])
+        losses = criterion(to_float32(outputs), targets[part], num_boxes)
+        loss = torch.stack([losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses])
+        loss = loss.sum()
+        precision.backward(loss)
+        parts.append(loss.detach())
+        for name, value in {"loss": loss, **losses}.items():
+            totals[name] = totals[name] + value.detach() if name in totals else value.detach()
+    return totals, parts
 
 
 def worst_case_step(
@@ -135,11 +162,6 @@ def worst_case_step(
             release(device)
 
     return measure
-
-
-def optimizer_bytes(model: DINO) -> int:
-    """Bytes of the AdamW moments that training will add."""
-    return sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def worst_canvas(
@@ -195,17 +217,17 @@ def memory_limit(device: torch.device) -> int:
 
 
 def used_memory(device: torch.device) -> int:
-    """Bytes in use now: allocated on the GPU, resident on the host."""
+    """Bytes in use now: allocated on the GPU, resident on the host (0 on systems without /proc)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return _field(PROC / "self/status", "VmRSS:") << 10 or _max_rss()
+    return _field(PROC / "self/status", "VmRSS:") << 10
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use since ``reset_peak`` (on systems without /proc: since the process began)."""
+    """The most bytes in use since ``reset_peak``; 0 on systems without /proc."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _field(PROC / "self/status", "VmHWM:") << 10 or _max_rss()
+    return _field(PROC / "self/status", "VmHWM:") << 10
 
 
 def reset_peak(device: torch.device) -> None:
@@ -213,8 +235,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    # Where this is not Linux, or not permitted, peak_memory reports the process's highest, which is never too low.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # where it is not permitted, the process's highest counts, never too low
         (PROC / "self/clear_refs").write_text("5")  # resets VmHWM to the present VmRSS
 
 
@@ -228,10 +249,3 @@ def _number(path: Path) -> int:
     """The number in a file; 0 where there is no file, or a word ("max")."""
     text = path.read_text().strip() if path.exists() else ""
     return int(text) if text.isdigit() else 0
-
-
-def _max_rss() -> int:
-    if resource is None:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10

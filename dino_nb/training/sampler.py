@@ -1,4 +1,4 @@
-"""The order of the training images, and each image's own random numbers, by (seed, epoch) alone.
+"""The order of the training images, and what is drawn for each: functions of seed, epoch and image.
 
 Neither depends on the number of processes or loader workers, nor on where a run was interrupted.
 """
@@ -12,7 +12,19 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from dino_nb.errors import UserError
-from dino_nb.training.randomness import mix_seed, seed_everything
+
+
+def mix_seed(*parts: int) -> int:
+    """One seed in [0, 2^63) from whole numbers ``parts`` >= 0, for example ``(seed, epoch, rank)``."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed Python, NumPy and torch (all devices) from whole numbers, for example ``(seed, rank)``."""
+    seed = mix_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -32,7 +44,8 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 
     Attributes:
         epoch: as set by ``set_epoch``.
-        step: batches of this epoch that were trained on, as counted by ``step_done``; iteration starts there.
+        step: batches of this epoch that were trained on, counted by the training loop (loader workers run ahead: what
+            was yielded says nothing about that); iteration starts there.
     """
 
     def __init__(
@@ -80,10 +93,6 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         """Go to the start of ``epoch``; the position in the present one is kept."""
         if epoch != self.epoch:
             self.epoch, self.step = epoch, 0
-
-    def step_done(self) -> None:
-        """Count a batch as trained on. Loader workers run ahead: what was yielded says nothing about that."""
-        self.step += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: what must be the same in a resumed run, and the position."""

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dino_nb import distributed
-from dino_nb.checkpoints.load import load_model
+from dino_nb.checkpoints.load import as_model, locate
 from dino_nb.config import ModelConfig, TrainConfig, apply_overrides
 from dino_nb.data.augment import Augmentation
 from dino_nb.data.classes import match_classes
@@ -38,14 +38,9 @@ _PUBLISHED_BACKBONES = {"swin_L_384_22k": "swin_large_patch4_window12_384_22k.pt
 
 def load_source(checkpoint: Any) -> DINO | None:
     """The network to start from: of a name or path, a ``Detector``'s, a module itself; None for none."""
-    if not isinstance(checkpoint, (str, os.PathLike)):
-        return getattr(checkpoint, "model", checkpoint)
-    if not distributed.is_main():
-        distributed.barrier()  # the main process fetches; the others then find it on disk
-    model = load_model(checkpoint, device="cpu")
-    if distributed.is_main():
-        distributed.barrier()
-    return model
+    if checkpoint is None or not isinstance(checkpoint, (str, os.PathLike)):
+        return None if checkpoint is None else as_model(checkpoint)
+    return as_model(distributed.run_on_main(locate, checkpoint), "cpu")  # the main process downloads
 
 
 def new_model(
@@ -97,18 +92,18 @@ def make_run(
     ``state``: the one to resume, whose plan is kept. ``live`` and ``tensorboard`` go to ``Progress``, ``rest`` to
     ``Run``.
     """
-    train_set.transform = augmentation = Augmentation(config.augment, *model.input_size)
-    model.to(device)
-    distributed.broadcast_model(model)
-    freeze(model, config.frozen)
-    sizes = [train_set.size(i) for i in range(len(train_set))]
     rank, world = distributed.rank(), distributed.world_size()
-    weights = _weights(train_set, config)
+    train_set.transform = augmentation = Augmentation(config.augment, *model.input_size)
     if config.batch_size // world < augmentation.least_batch:
         raise UserError(
             f"augment={config.augment} mixes the images of a batch: batch_size must be at least "
             f"{augmentation.least_batch * world}, {augmentation.least_batch} per process."
         )
+    model.to(device)
+    distributed.broadcast_model(model)
+    freeze(model, config.frozen)
+    sizes = [train_set.size(i) for i in range(len(train_set))]
+    weights = _weights(train_set, config)
     sampler = ResumableBatchSampler(sizes, config.batch_size, config.seed, config.aspect_groups, weights, rank, world)
     loader = DataLoader(
         SeededDataset(train_set, config.seed, calm_from(config)),
@@ -211,7 +206,7 @@ def _plan(model, criterion, precision, config, train_set, sizes, device) -> memo
         memory.worst_case_step(model, criterion, precision, canvas, most, device),
         share,
         memory.memory_limit(device),
-        fixed=memory.optimizer_bytes(model),
+        fixed=sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),  # AdamW's moments
         micro_batch=min(config.micro_batch, share),
         grad_checkpointing=config.grad_checkpointing,
     )
@@ -221,13 +216,12 @@ def _description(config, plan, precision, train_set, model) -> str:
     world, names = distributed.world_size(), list(map(str, train_set.class_names))
     frozen = sum(not p.requires_grad for p in model.parameters())
     processes = f"{world} processes, each " if world > 1 else ""
-    lines = [
-        f"{len(train_set)} training images, {len(names)} classes: {', '.join(names[:8])}{', ...' * (len(names) > 8)}",
-        f"effective batch {config.batch_size}: {processes}{plan.describe(-(-config.batch_size // world))}",
-        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs",
+    calm = f", not in the last {config.augment_off:.0%} of the run" if train_set.transform.names else ""
+    return (
+        f"{len(train_set)} training images, {len(names)} classes: {', '.join(names[:8])}{', ...' * (len(names) > 8)}\n"
+        f"effective batch {config.batch_size}: {processes}{plan.describe(-(-config.batch_size // world))}\n"
+        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs\n"
         f"{precision.name}; sizes up to {model.input_size[0]} / {model.input_size[1]}; seed {config.seed}; "
-        f"{frozen} frozen tensors",
-        f"augmentation: {train_set.transform}"
-        + (f", not in the last {config.augment_off:.0%} of the run" if train_set.transform.names else ""),
-    ]
-    return "\n".join(lines)
+        f"{frozen} frozen tensors\n"
+        f"augmentation: {train_set.transform}{calm}"
+    )

@@ -10,26 +10,30 @@ import itertools
 import math
 import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dino_nb import distributed
-from dino_nb.checkpoints.checkpoint import save_checkpoint
-from dino_nb.data.dataset import move
+from dino_nb.checkpoints.checkpoint import save_checkpoint, store_thresholds
+from dino_nb.checkpoints.zoo import BEST_CHECKPOINT, LAST_CHECKPOINT
 from dino_nb.errors import UserError
+from dino_nb.evaluation.compare import Comparison, compare
+from dino_nb.evaluation.evaluate import EvalResult
+from dino_nb.evaluation.evaluate import evaluate as evaluate_checkpoint
 from dino_nb.evaluation.stream import write_results
-from dino_nb.training.checkpoint_manager import BEST_CHECKPOINT, LAST_CHECKPOINT
 from dino_nb.training.criterion import count_boxes
-from dino_nb.training.memory import is_out_of_memory, release, set_grad_checkpointing
+from dino_nb.training.memory import accumulate_gradients, is_out_of_memory, release, set_grad_checkpointing
 from dino_nb.training.optim import clip_gradients, rate_factor, set_learning_rate
-from dino_nb.training.randomness import seed_everything
+from dino_nb.training.progress import CURVES, LOG
 from dino_nb.training.recipe import LENGTH, calm_from, fit_into
 from dino_nb.training.run import Run
-from dino_nb.training.step import accumulate_gradients
+from dino_nb.training.sampler import seed_everything
 from dino_nb.training.stopping import StopNow
 
-BEFORE = "evaluation/before/results.json"  # what the untouched checkpoint found
+_BEFORE = "evaluation/before/results.json"  # what the untouched checkpoint found
 _UNTIMED, _TIMED = 5, 25  # the first steps are slow, and the next ones tell how long a step takes
 _FEW_STEPS = 500
 
@@ -52,7 +56,8 @@ def fit(run: Run) -> str:
                 return run.stop.reason or "SIGINT"
         if run.epoch >= run.config.epochs:
             return "finished"
-        if run.config.patience and evaluations_since_best(run) >= run.config.patience:
+        since_best = len(run.history) - 1 - run.history.index(run.best) if run.best else 0
+        if run.config.patience and since_best >= run.config.patience:
             return "patience"
         if reason := train_one_epoch(run):
             save(run)
@@ -66,10 +71,9 @@ def train_one_epoch(run: Run) -> str | None:
     for images, targets in run.loader:
         losses = train_step(run, images, targets)
         run.step += 1
-        run.sampler.step_done()
+        run.sampler.step += 1
         rate = run.optimizer.param_groups[0]["lr"]
-        record = {"step": run.step, "epoch": run.epoch, "lr": rate, **losses}
-        run.progress.step(record, images=run.config.batch_size)
+        run.progress.step({"step": run.step, "epoch": run.epoch, "lr": rate, **losses}, images=run.config.batch_size)
         plan_time(run)
         if reasons := list(filter(None, distributed.all_gather_objects(run.stop.reason))):
             return reasons[0]
@@ -81,42 +85,13 @@ def train_one_epoch(run: Run) -> str | None:
     return None
 
 
-def plan_time(run: Run) -> None:
-    """After the first steps, say how long the run will take; one sized in steps is made to fit into its hours."""
-    if len(run.times) > _TIMED:
-        return
-    run.times.append(time.monotonic())
-    if len(run.times) <= _TIMED:
-        return
-    per_epoch = len(run.sampler)
-    step = statistics.median(b - a for a, b in itertools.pairwise(run.times[_UNTIMED:]))
-    left = run.stop.seconds_left
-    if left is not None and run.config.steps and not run.shaped:
-        spent = run.step * step + run.evaluation_seconds  # of the whole run, which fit_into plans
-        shaped = fit_into(run.config, per_epoch, left + spent, step, run.evaluation_seconds, run.given)
-        shaped = distributed.run_on_main(lambda: shaped if shaped.epochs > run.epoch else run.config)
-        run.shaped = {name: getattr(shaped, name) for name in LENGTH if shaped != run.config}
-        run.config = shaped
-        run.loader.dataset.calm_from.fill_(calm_from(shaped))  # type: ignore[attr-defined]
-        run.progress.bar.total = shaped.epochs * per_epoch
-        if run.ema:
-            run.ema.decay = shaped.ema_decay
-    steps = run.config.epochs * per_epoch - run.step
-    evaluations = -(-(run.config.epochs - run.epoch) // run.config.eval_every) + 1
-    minutes = (steps * step + evaluations * run.evaluation_seconds) / 60
-    text = f"{step:.2f} s per step: {steps} more steps and {evaluations} evaluations take about {minutes:.0f} minutes"
-    if run.shaped:
-        text += f"; {run.config.epochs} epochs fit into the time"
-        text += ", which is little: a smaller input_size allows more" if steps < _FEW_STEPS else ""
-    run.progress.say(text)
-
-
 def train_step(run: Run, images: list[Tensor], targets: list[dict]) -> dict[str, float]:
     """One optimiser step on an effective batch; returns the loss, its terms and the norm of the gradient."""
     seed_everything(run.config.seed, run.step, distributed.rank())
     set_learning_rate(run.optimizer, rate_factor(run.config, run.step, len(run.sampler)))
-    images, targets = [image.to(run.device, non_blocking=True) for image in images], move(targets, run.device)
-    losses, parts = gradients_within_memory(run, images, targets)
+    images = [image.to(run.device, non_blocking=True) for image in images]
+    learned = [{k: t[k].to(run.device, non_blocking=True) for k in ("labels", "boxes")} for t in targets]
+    losses, parts = gradients_within_memory(run, images, learned)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     distributed.average_gradients(parameters)  # all processes then see the same norm, and skip the same steps
     run.precision.unscale(run.optimizer)
@@ -163,9 +138,11 @@ def gradients_within_memory(run: Run, images: list[Tensor], targets: list[dict])
 
 
 def report_skipped(run: Run, losses: dict[str, float], parts: list[float], targets: list[dict]) -> None:
-    """Say which images a skipped step had; many such steps in a row raise ``TrainingDiverged``."""
-    images_of = [i // run.plan.micro_batch for i in range(len(targets))]  # the micro-batch of each image
-    bad = [t for t, part in zip(targets, images_of) if not math.isfinite(parts[part])]
+    """Say which images a skipped step had; many such steps in a row raise ``TrainingDiverged``.
+
+    ``parts``: the loss of each micro-batch.
+    """
+    bad = [t for i, t in enumerate(targets) if not math.isfinite(parts[i // run.plan.micro_batch])]
     terms = ", ".join(f"{name}={value}" for name, value in losses.items() if name != "gradient_norm")
     problem = f"non-finite loss ({terms})" if bad else f"gradient of norm {losses['gradient_norm']}"
     text = f"step {run.step} skipped: {problem} (image ids {[t.get('image_id') for t in bad or targets]})"
@@ -179,6 +156,35 @@ def report_skipped(run: Run, losses: dict[str, float], parts: list[float], targe
         )
 
 
+def plan_time(run: Run) -> None:
+    """After the first steps, say how long the run will take; one sized in steps is made to fit into its hours."""
+    if len(run.times) > _TIMED:
+        return
+    run.times.append(time.monotonic())
+    if len(run.times) <= _TIMED:
+        return
+    per_epoch, evaluation = len(run.sampler), run.evaluation_seconds
+    step = statistics.median(b - a for a, b in itertools.pairwise(run.times[_UNTIMED:]))
+    if run.stop.seconds_left is not None and run.config.steps and not run.shaped:
+        seconds = run.stop.seconds_left + run.step * step + evaluation  # of the whole run, which fit_into plans
+        shaped = fit_into(run.config, per_epoch, seconds, step, evaluation, run.given)
+        shaped = distributed.run_on_main(lambda: shaped if shaped.epochs > run.epoch else run.config)
+        run.shaped = {name: getattr(shaped, name) for name in LENGTH if shaped != run.config}
+        run.config = shaped
+        run.loader.dataset.calm_from.fill_(calm_from(shaped))  # type: ignore[attr-defined]
+        run.progress.bar.total = shaped.epochs * per_epoch
+        if run.ema:
+            run.ema.decay = shaped.ema_decay
+    steps = run.config.epochs * per_epoch - run.step
+    evaluations = -(-(run.config.epochs - run.epoch) // run.config.eval_every) + 1
+    minutes = (steps * step + evaluations * evaluation) / 60
+    text = f"{step:.2f} s per step: {steps} more steps and {evaluations} evaluations take about {minutes:.0f} minutes"
+    if run.shaped:
+        text += f"; {run.config.epochs} epochs fit into the time"
+        text += ", which is little: a smaller input_size allows more" if steps < _FEW_STEPS else ""
+    run.progress.say(text)
+
+
 def evaluation_due(run: Run) -> bool:
     """Whether the present epoch has no record yet and should have one."""
     evaluated = {record["epoch"] for record in run.history}
@@ -186,35 +192,58 @@ def evaluation_due(run: Run) -> bool:
     return run.epoch not in evaluated and (last or run.epoch % run.config.eval_every == 0) and run.sampler.step == 0
 
 
-def evaluations_since_best(run: Run) -> int:
-    """How many evaluations in a row brought no better AP."""
-    return len(run.history) - 1 - run.history.index(run.best) if run.best else 0
-
-
 def evaluate(run: Run) -> None:
     """Score the model, keep the record, and save state and checkpoints."""
-    model = run.averaged
-    model.eval()
-    began = time.monotonic()
+    model, began = run.averaged, time.monotonic()
     with run.stop.at_once():
         scores = run.validation(model)
     run.evaluation_seconds = time.monotonic() - began
     record = {"epoch": run.epoch, "step": run.step, **scores}
     is_best = run.best is None or record["AP"] > run.best["AP"]
-    names = [LAST_CHECKPOINT, *([BEST_CHECKPOINT, BEST_CHECKPOINT.replace(".pth", ".safetensors")] if is_best else [])]
+    names = [LAST_CHECKPOINT, *([BEST_CHECKPOINT, _slim(BEST_CHECKPOINT)] if is_best else [])]
     if distributed.is_main():
         for name in names:
             save_checkpoint(run.output_dir / name, model, metrics=record)
         if run.validation.found is not None and run.step == 0 and run.settings["checkpoint"] != "NoneType":
-            write_results(run.output_dir / BEFORE, run.validation.found)
+            write_results(run.output_dir / _BEFORE, run.validation.found)
     # The state comes after the checkpoints: killed in between, a resumed run evaluates, and writes them, again.
     run.history.append(record)
     save(run, is_best)
     run.progress.epoch(record)
-    run.manager.copy_also(*(run.output_dir / name for name in names), *run.progress.files())
+    if distributed.is_main():
+        run.manager.copy_also(*(run.output_dir / name for name in (*names, LOG, CURVES)))
 
 
 def save(run: Run, is_best: bool = False) -> None:
     """Hand the whole state to the manager (main process)."""
     if distributed.is_main():
         run.manager.save(run.state_dict(), is_best=is_best)
+
+
+def report_on(run: Run, cocodir: str | Path, checkpoint: Path) -> tuple[EvalResult | None, Comparison | None]:
+    """Score the best checkpoint once more, as anybody would, write report and comparison with the start, and store the
+    thresholds of the highest F1 in the checkpoint. ``(None, None)`` where a signal ends that."""
+    folder, before = run.output_dir / "evaluation", run.output_dir / _BEFORE
+    options: dict[str, Any] = {"device": run.device, "amp": run.validation.amp, "check": False, "progress": False}
+    split, comparison = run.config.eval_split, None
+    try:
+        with run.stop.at_once():
+            report = evaluate_checkpoint(
+                cocodir, checkpoint, split=split, output_dir=folder, name=checkpoint.name, **options
+            )
+            if not distributed.is_main():
+                return report, None
+            for path in (checkpoint, checkpoint.with_name(_slim(checkpoint.name))):
+                store_thresholds(path, report.thresholds.to_dict())
+                run.manager.copy_also(path)
+            if before.is_file():
+                comparison = compare(before, report, cocodir, split=split)
+                comparison.write(folder)
+    except StopNow:
+        return None, None
+    run.manager.copy_also(*folder.glob("report.*"), *folder.glob("comparison.*"))
+    return report, comparison
+
+
+def _slim(name: str) -> str:
+    return name.replace(".pth", ".safetensors")

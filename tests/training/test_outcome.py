@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dino_nb.checkpoints.load import load_model
-from dino_nb.training.outcome import advice
+from dino_nb.training.validation import advice
 from tests.training.tiny_run import tiny_run
 
 

@@ -17,12 +17,14 @@ from dino_nb.training.checkpoint_manager import (
     PREVIOUS,
     BadStateError,
     CheckpointManager,
+    check_same_run,
+    data_fingerprint,
+    describe_difference,
     read_state,
     write_state,
 )
 from dino_nb.training.copier import Copier
-from dino_nb.training.randomness import seed_everything
-from dino_nb.training.state import check_same_run, data_fingerprint, describe_difference
+from dino_nb.training.sampler import seed_everything
 
 
 def make_state(step, epoch=0):

@@ -142,8 +142,8 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
 
     from dino_nb.models.dino import build_model
     from dino_nb.presets import preset
+    from dino_nb.training.memory import accumulate_gradients
     from dino_nb.training.precision import Precision
-    from dino_nb.training.step import accumulate_gradients
 
     config = dataclasses.replace(preset("dino-tiny"), **_model_without_denoising(), num_classes=3)
     torch.manual_seed(0)
