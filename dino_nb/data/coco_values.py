@@ -1,9 +1,10 @@
 """Single values of a COCO file, whatever they are: ids, numbers and boxes, read the same way everywhere."""
 
+import itertools
 import math
 import reprlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeGuard
 
 FAR = 1e12  # pixels: a coordinate beyond is as good as infinite
 _WIDE = 2**53  # integers beyond are changed by JavaScript and by tables of floats
@@ -24,13 +25,24 @@ def brief(value: object) -> str:
 def id_of(value: object) -> tuple[Id | None, bool]:
     """``(id, well typed)``: the integer that a value is or spells, a text, or None if it cannot be an id."""
     if type(value) is int:  # not a bool
-        return value, abs(value) < _WIDE
+        return value, is_plain(value)
     if isinstance(value, float) and value.is_integer():
         return int(value), False
     if isinstance(value, str) and (text := value.strip()):
         plain = len(text) < 16 and text.isascii() and text.removeprefix("-").isdigit() and str(int(text)) == text
         return (int(text) if plain else text), False
     return None, False
+
+
+def is_plain(key: Id | None) -> TypeGuard[int]:
+    """Whether an id as of `id_of` is an integer that every program keeps as it is."""
+    return isinstance(key, int) and abs(key) < _WIDE
+
+
+def free_ids(taken: Iterable[object]) -> Iterator[int]:
+    """Endless integers from 1 that are not in ``taken``."""
+    used = set(taken)
+    return (number for number in itertools.count(1) if number not in used)
 
 
 def number(value: object) -> float | None:

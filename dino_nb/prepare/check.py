@@ -108,12 +108,6 @@ def read_splits(
     return found
 
 
-def look(split: CocoFile, full: bool, progress: bool) -> tuple[list, Folder]:
-    """``(facts, folder)`` of one split's images."""
-    folder = Folder(split.folder)
-    return look_at_images(split, folder, full, progress), folder
-
-
 def wants_full(images: bool | str, splits: Sequence[CocoFile]) -> bool:
     """Whether images are to be decoded, for an argument ``images`` of ``check_dataset``."""
     return images == "full" or (images is True and sum(len(split.image_ids) for split in splits) <= FULL_UP_TO)
@@ -134,7 +128,8 @@ def _check_images(found: Sequence[CocoFile], full: bool, progress: bool, finding
     """Findings about the image files; returns the sizes that the boxes of each split refer to."""
     all_facts = []
     for split in found:
-        facts, folder = look(split, full, progress)
+        folder = Folder(split.folder)
+        facts = look_at_images(split, folder, full, progress)
         report_images(split, facts, folder, findings)
         all_facts.append(facts)
     report_same_images(found, same_images(found, all_facts), findings)

@@ -1,8 +1,9 @@
-"""What a check found: ``Finding`` (one fault, counted, with examples) and ``Report`` (all of them, printable)."""
+"""What a check found: ``Finding`` (one fault, counted, with examples), ``Report`` (all of them, printable); and what a
+repair changed."""
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,36 +32,15 @@ class Example:
 
 @dataclass(repr=False)
 class Finding(Printed):
-    """One kind of fault: ``name`` is its key in ``faults.FAULTS``."""
+    """One kind of fault: ``name`` is its key in ``faults.FAULTS``, whose texts come next; ``count`` places have it."""
 
     name: str
+    level: str
+    title: str
+    consequence: str
+    remedy: str
     count: int = 0
     examples: list[Example] = field(default_factory=list)
-
-    @property
-    def level(self) -> str:
-        """``error``, ``warning`` or ``note``."""
-        return FAULTS[self.name].level
-
-    @property
-    def title(self) -> str:
-        """What it is."""
-        return FAULTS[self.name].title
-
-    @property
-    def consequence(self) -> str:
-        """What follows if it stays."""
-        return FAULTS[self.name].consequence
-
-    @property
-    def remedy(self) -> str:
-        """What to do about it."""
-        return FAULTS[self.name].remedy
-
-    def to_dict(self) -> dict[str, Any]:
-        """The finding as plain dicts, lists, strings and numbers."""
-        shown = {"examples": [vars(e) for e in self.examples]}
-        return {"name": self.name, "count": self.count} | FAULTS[self.name]._asdict() | shown
 
     def blocks(self) -> list[Block]:
         """The finding for the printer."""
@@ -75,29 +55,22 @@ class Findings(dict[str, Finding]):
         self,
         name: str,
         text: object,
-        *,
         file: str | None = None,
-        line: int | Callable[[], int | None] | None = None,
         id: int | str | None = None,
+        line: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Count one more ``name``; keep it as an example while there are few. ``line``: a number, or a function
-        that gives it (called only for what is kept)."""
-        if self.count(name):
-            line = line() if callable(line) else line
+        """Count one more ``name``; keep it as an example while there are few (only then is ``line`` called)."""
+        finding = self.setdefault(name, Finding(name, *FAULTS[name]))
+        finding.count += 1
+        if len(finding.examples) < MAX_EXAMPLES:
             id = printable(id, 40) if isinstance(id, str) else id
             file = None if file is None else printable(file)
-            self[name].examples.append(Example(printable(text, 300), file, line, id))
-
-    def count(self, name: str, n: int = 1) -> bool:
-        """Count ``n`` more ``name``. True while there is room for another example."""
-        finding = self.setdefault(name, Finding(name))
-        finding.count += n
-        return len(finding.examples) < MAX_EXAMPLES
+            finding.examples.append(Example(printable(text, 300), file, line(), id))
 
     def report(self, problem: Problem) -> None:
         """Add what the reader of COCO files, or a check of one record, complains of."""
         name = "box-malformed" if problem.kind == "box-derived" else problem.kind
-        self.add(name, problem, file=problem.file.label, line=problem.line, id=problem.id)
+        self.add(name, problem, problem.file.label, problem.id, problem.line)
 
     def image(self, coco: CocoFile, fault: str, i: int, text: str) -> None:
         """Add something about image ``i`` of a split."""
@@ -105,13 +78,33 @@ class Findings(dict[str, Finding]):
 
     def boxes(self, coco: CocoFile, fault: str, mask: np.ndarray, describe: Callable[[int], str]) -> None:
         """Add something about the boxes of ``mask (boxes,)``; ``describe(i)`` says what is wrong with box ``i``."""
-        for i in np.flatnonzero(mask).tolist():
-            if fault in self and not self.count(fault, 0):
-                self.count(fault, int(np.count_nonzero(mask[i:])))
-                return
-            name = list(coco.categories.values())[coco.category[i]]
-            place = f"{coco.image_names[coco.image[i]]}, class {name!r}, "
+        shown = MAX_EXAMPLES - (len(self[fault].examples) if fault in self else 0)
+        at, names = np.flatnonzero(mask).tolist(), list(coco.categories.values())
+        for i in at[:shown]:
+            place = f"{coco.image_names[coco.image[i]]}, class {names[coco.category[i]]!r}, "
             self.report(Problem(fault, place + describe(i), coco, "annotations", int(coco.rows[i])))
+        if at[shown:]:
+            self[fault].count += len(at) - shown
+
+
+@dataclass(frozen=True)
+class Change:
+    """One repair: the ``fault`` it answers, the annotation ``file``, and what was done to which record."""
+
+    fault: str
+    file: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.text} [{self.fault}]"
+
+
+class Log(list[Change]):
+    """What a repair changed, in order."""
+
+    def note(self, fault: str, split: CocoFile, text: str) -> None:
+        """One more change, of a record of ``split``."""
+        self.append(Change(fault, split.label, text))
 
 
 class Report(Printed):
@@ -156,7 +149,7 @@ class Report(Printed):
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers."""
-        findings = [f.to_dict() for f in self.findings]
+        findings = [asdict(finding) for finding in self.findings]
         return {"root": self.root, "ok": self.ok, "splits": self.splits, "findings": findings}
 
     def to_json(self) -> str:

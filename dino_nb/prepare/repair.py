@@ -1,24 +1,23 @@
 """``fix_dataset``: a repaired copy of a COCODIR, with a log of every change. The original is never touched."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dino_nb.data.coco_file import CocoFile, annotation_file
+from dino_nb.data.coco_file import HARMLESS, CocoFile, Problem, annotation_file
 from dino_nb.data.coco_values import brief, id_of
 from dino_nb.errors import UserError, disk_errors, printable
 from dino_nb.files import links_out, write_text
-from dino_nb.prepare.check import check_dataset, look, read_splits, wants_full
+from dino_nb.prepare.check import check_dataset, read_splits, wants_full
 from dino_nb.prepare.check_boxes import guess_layouts
-from dino_nb.prepare.check_images import known_sizes, same_images
-from dino_nb.prepare.findings import Findings, Report
+from dino_nb.prepare.check_images import Folder, known_sizes, look_at_images, same_images
+from dino_nb.prepare.findings import Change, Findings, Log, Report
 from dino_nb.prepare.folders import new_folder, place_file
-from dino_nb.prepare.repair_boxes import repair_annotations
 from dino_nb.prepare.repair_categories import repair_categories
-from dino_nb.prepare.repair_images import repair_images
-from dino_nb.prepare.repair_log import Change, Log
+from dino_nb.prepare.repair_split import repair_boxes, repair_images
 from dino_nb.prepare.table import SPLITS
 from dino_nb.printer import Block, Folded, Lines, Printed, counted
 
@@ -85,23 +84,25 @@ def _refuse_bad_out(root: Path, out: Path) -> None:
 
 
 def _readable_splits(root: Path, log: Log) -> list[CocoFile]:
-    """The splits to repair. What only a person can put right is an error."""
+    """The splits to repair. Unusable records are logged as left out; what only a person can put right is an error."""
     findings = Findings()
-    names = [name for name in SPLITS if annotation_file(root, name).is_file()]
+    left_out: dict[tuple[str, str, int | None], Problem] = {}
 
-    def report(problem: Any) -> None:
+    def report(problem: Problem) -> None:
         findings.report(problem)
-        log.hear(problem)
+        if problem.section in ("images", "annotations") and problem.kind not in {*HARMLESS, "id-mismatch"}:
+            left_out[problem.file.label, problem.section, problem.row] = problem
 
+    names = [name for name in SPLITS if annotation_file(root, name).is_file()]
     splits = read_splits(root, names or SPLITS[:2], findings, report)
     broken = [findings[name] for name in _UNREADABLE if name in findings]
     if broken or not splits:
         text = "\n".join(map(str, broken or findings.values()))
         raise UserError(f"{root} cannot be repaired before this is put right by hand:\n{text}")
     for split in splits:
-        spelled: dict[Any, set[str]] = {}
+        spelled: dict[Any, set[str]] = defaultdict(set)
         for _, record in split.records("categories"):
-            spelled.setdefault(id_of(record.get("id"))[0], set()).add(str(record.get("name")))
+            spelled[id_of(record.get("id"))[0]].add(str(record.get("name")))
         for key, several in spelled.items():
             if key is not None and len(several) > 1:
                 both = printable(" and ".join(sorted(several)), 300)
@@ -109,18 +110,21 @@ def _readable_splits(root: Path, log: Log) -> list[CocoFile]:
                     f"{split.label}: category {brief(key)} is {both}; which of them its boxes show must be decided by "
                     "hand."
                 )
+    for problem in left_out.values():
+        log.note(problem.kind, problem.file, f"{problem.who} is left out: {problem.text}")
     return splits
 
 
 def _repair(splits: Sequence[CocoFile], images: bool | str, progress: bool, log: Log) -> dict[str, dict[str, Any]]:
     """Split name -> the repaired document; ``log`` is filled."""
-    full = wants_full(images, splits)
-    seen, renamed = [], []
+    full, seen = wants_full(images, splits), []
     for split in splits:
-        facts, folder = look(split, full, progress)
-        renamed.append({i: (split.image_names[i], fact) for i, fact in enumerate(facts) if fact.found})
+        folder = Folder(split.folder)
+        facts = look_at_images(split, folder, full, progress)
         for i, fact in enumerate(facts):
-            if fact.found:
+            if fact.fault and fact.found:
+                text = f"image {brief(split.image_ids[i])}: file_name {split.image_names[i]!r} is now {fact.found!r}"
+                log.note(fact.fault, split, text)
                 split.image_names[i], facts[i] = fact.found, folder.look_at(fact.found, full)
         seen.append(facts)
     leave_out: list[dict[int, str]] = [{} for _ in splits]
@@ -129,15 +133,14 @@ def _repair(splits: Sequence[CocoFile], images: bool | str, progress: bool, log:
         for s, j in group:
             if s != last:  # the later split keeps it: better one less to learn from than one less to measure on
                 leave_out[s][j] = f"{splits[last].folder.name} has the same image, {splits[last].image_names[i]!r}"
-    categories, maps = repair_categories(splits, log)
+    categories, ids = repair_categories(splits, log)
     layouts = guess_layouts(splits, {split.name: known_sizes(split, facts) for split, facts in zip(splits, seen)})
     contents = {}
-    for split, facts, elsewhere, without in zip(splits, seen, renamed, leave_out):
+    for split, facts, without in zip(splits, seen, leave_out):
         layout = layouts[split.name]
-        records, places = repair_images(split, facts, layout, elsewhere, without, log)
-        boxes = repair_annotations(split, facts, layout, places, maps[split.name], log)
-        sections = {"images": records, "annotations": boxes, "categories": categories}
-        contents[split.name] = split.document | sections
+        records, places = repair_images(split, facts, layout, without, log)
+        boxes = repair_boxes(split, facts, layout, places, ids[split.name], log)
+        contents[split.name] = split.document | {"images": records, "annotations": boxes, "categories": categories}
     return contents
 
 
