@@ -47,9 +47,9 @@ class CheckpointManager:
         report: Callable[[str], object] = print,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.every_seconds = 60.0 * every_minutes
         self.drive_dir = Path(drive_dir) if drive_dir else None
-        self.report = report
+        self.every_seconds, self.report = 60.0 * every_minutes, report
+        self._folders = [folder for folder in (self.output_dir, self.drive_dir) if folder]
         self._saved_at = time.monotonic()
         self._copier = Copier(self.drive_dir, report) if self.drive_dir else None
 
@@ -63,19 +63,19 @@ class CheckpointManager:
         Returns whether it is on disk: a full disk is reported, and training may continue with the states before intact.
         Copies to Drive happen later, in the background.
         """
-        last, previous, best = (self.output_dir / name for name in (LAST, PREVIOUS, BEST))
+        last, previous, best, following = (self.output_dir / name for name in (LAST, PREVIOUS, BEST, _NEXT))
         try:
             # Killed at any point of this, the folder holds a whole state under its name.
-            write_state(self.output_dir / _NEXT, state)
+            write_state(following, state)
             if last.exists():
                 _link(last, previous)
-            (self.output_dir / _NEXT).replace(last)
+            following.replace(last)
             if is_best:
                 _link(last, best)
             for replaced in self._files(f"replaced_{name}" for name in _OF_A_RUN):
                 replaced.unlink()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            (self.output_dir / _NEXT).unlink(missing_ok=True)
+            following.unlink(missing_ok=True)
             self.report(f"The training state could not be saved in {self.output_dir}: {error}. Free some space there.")
             return False
         finally:
@@ -111,41 +111,36 @@ class CheckpointManager:
         for name in _WRITTEN:
             for half_written in self.output_dir.glob(f".{name}.*part"):  # by a process of this run that was killed
                 half_written.unlink(missing_ok=True)
-        there = self._files((LAST, PREVIOUS))
-        elsewhere = resume is not None and str(resume) != "auto" and not self._is_mine(Path(resume))
+        there, wanted = self._files((LAST, PREVIOUS)), list[Path]()
+        elsewhere = False
+        if str(resume) == "auto":
+            wanted = there
+        elif resume is not None:
+            path, own = Path(resume), [folder.resolve() for folder in self._folders]
+            elsewhere = path.resolve() not in own and path.resolve().parent not in own
+            wanted = _files_of(path)
         if there and (resume is None or elsewhere) and not overwrite:
             raise UserError(
                 f"{there[0].parent} holds a training state already ({there[0].name}). Resume it with "
                 'resume="auto" (--resume auto), choose another output folder, or start over with '
                 "overwrite=True (--overwrite)."
             )
-        wanted = there if str(resume) == "auto" else [] if resume is None else _files_of(Path(resume))
         state = self._newest_whole(wanted) if wanted else None
         if state is None or elsewhere:
             for old in self._files(_OF_A_RUN):
                 old.replace(old.with_name(f"replaced_{old.name}"))
-        else:
-            self._bring_back_results()
+        elif self.drive_dir and self.drive_dir.is_dir():  # a new machine gets its log, curves and checkpoints back
+            for path in self.drive_dir.glob("[!.]*"):
+                target = self.output_dir / path.name
+                if path.is_file() and path.suffix != ".pt" and not target.exists():
+                    with atomic_path(target) as temporary:
+                        shutil.copyfile(path, temporary)
         return state
-
-    def _bring_back_results(self) -> None:
-        """Copy from Drive what a new machine's output folder lacks: log, curves, checkpoints."""
-        results = self.drive_dir.glob("[!.]*") if self.drive_dir and self.drive_dir.is_dir() else ()
-        for path in results:
-            target = self.output_dir / path.name
-            if path.is_file() and path.suffix != ".pt" and not target.exists():
-                with atomic_path(target) as temporary:
-                    shutil.copyfile(path, temporary)
-
-    def _is_mine(self, path: Path) -> bool:
-        """Whether ``path`` is the output folder, its Drive copy, or in one of them."""
-        folders = [folder.resolve() for folder in (self.output_dir, self.drive_dir) if folder]
-        return path.resolve() in folders or path.resolve().parent in folders
 
     def _files(self, names: Iterable[str]) -> list[Path]:
         """Those of ``names`` that the output folder and the Drive folder hold."""
-        folders, names = filter(None, (self.output_dir, self.drive_dir)), list(names)
-        return [folder / name for folder in folders for name in names if (folder / name).is_file()]
+        names = list(names)
+        return [folder / name for folder in self._folders for name in names if (folder / name).is_file()]
 
     def _newest_whole(self, paths: list[Path]) -> Path:
         """The newest state among ``paths`` that is whole; of equally new ones the first."""
@@ -185,6 +180,13 @@ def read_state(path: str | Path) -> dict[str, Any]:
     return _load(Path(path))
 
 
+def _load(path: Path, mmap: bool = False) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        raise BadStateError("it is cut off, damaged or no training state") from error
+
+
 def _head(path: Path) -> dict[str, Any]:
     """A state whose tensors are not read yet."""
     state = _load(path, mmap=True)
@@ -193,13 +195,6 @@ def _head(path: Path) -> dict[str, Any]:
     if state.get("version", VERSION) > VERSION:
         raise UserError(f"{path} was written by a newer dino-nb: update with `pip install -U dino-nb`.")
     return state
-
-
-def _load(path: Path, mmap: bool = False) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:
-        raise BadStateError("it is cut off, damaged or no training state") from error
 
 
 def _damage(path: Path) -> str:
@@ -218,8 +213,9 @@ def _files_of(path: Path) -> list[Path]:
     """The state files that ``resume=path`` may mean: a folder's, or the file and the one before it."""
     folder = path if path.is_dir() else path.parent
     if not path.exists():
-        names = [p.name for p in folder.glob("*.pt")]
-        raise UserError(f"there is no training state {path}.{did_you_mean(path.name, names)}")
+        raise UserError(
+            f"there is no training state {path}.{did_you_mean(path.name, (p.name for p in folder.glob('*.pt')))}"
+        )
     if path.is_file() and path.name != LAST:
         return [path]
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
@@ -244,20 +240,6 @@ def data_fingerprint(cocodir: str | Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(Path(cocodir, "annotations").glob("instances_*.json"))}
 
 
-def describe_difference(saved: dict, current: dict, ignore: Collection[str] = ()) -> str:
-    """Each difference of two dicts of plain data in words, joined by "; "; an empty string where there is none.
-
-    Keys that only one of them has do not count: a state of another version may have other settings. Nor do ``ignore``.
-    """
-    lines = []
-    for key in sorted((saved.keys() & current.keys()) - set(ignore)):
-        old, new = _plain(saved[key]), _plain(current[key])
-        if old != new:
-            is_digest = isinstance(new, str) and re.fullmatch("[0-9a-f]{64}", new)
-            lines.append(f"{key} has other contents" if is_digest else f"{key} was {old!r} and is {new!r}")
-    return "; ".join(lines)
-
-
 def check_same_run(
     state: dict[str, Any], config: dict, fingerprint: dict, output_dir: Path, ignore: Collection[str] = ()
 ) -> None:
@@ -265,12 +247,12 @@ def check_same_run(
 
     Args:
         state: as loaded; its ``config`` and ``data_fingerprint`` are compared.
-        config, fingerprint: of the run that is about to start, dicts of plain data.
+        config, fingerprint: of the run that is about to start, dicts of plain data. Keys that only one side has do not
+            count: a state of another version may have other settings.
         output_dir: its folder.
         ignore: configuration keys that may change between parts of one run (folders, workers, time budget, ...).
     """
-    data = describe_difference(state["data_fingerprint"], fingerprint)
-    settings = describe_difference(state["config"], config, ignore)
+    data, settings = _differences(state["data_fingerprint"], fingerprint), _differences(state["config"], config, ignore)
     if data or settings:
         parts = [f"the data set changed ({data})"] * bool(data)
         parts += [f"the configuration changed ({settings})"] * bool(settings)
@@ -278,6 +260,16 @@ def check_same_run(
             f"the run in {output_dir} cannot be resumed: {' and '.join(parts)}. Put it back as it was, or start a new "
             f"run: in another output folder (--output_dir {output_dir}-2), or there with overwrite=True (--overwrite)."
         )
+
+
+def _differences(saved: dict, current: dict, ignore: Collection[str] = ()) -> str:
+    lines = []
+    for key in sorted((saved.keys() & current.keys()) - set(ignore)):
+        old, new = _plain(saved[key]), _plain(current[key])
+        if old != new:
+            is_digest = isinstance(new, str) and re.fullmatch("[0-9a-f]{64}", new)
+            lines.append(f"{key} has other contents" if is_digest else f"{key} was {old!r} and is {new!r}")
+    return "; ".join(lines)
 
 
 def _plain(value: Any) -> Any:

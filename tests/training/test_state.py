@@ -17,9 +17,9 @@ from dino_nb.training.checkpoint_manager import (
     PREVIOUS,
     BadStateError,
     CheckpointManager,
+    _differences,
     check_same_run,
     data_fingerprint,
-    describe_difference,
     read_state,
     write_state,
 )
@@ -346,11 +346,11 @@ def test_seed_everything_differs_by_each_part():
     assert len(draws) == 4
 
 
-def test_describe_difference_names_each_setting_that_both_have():
+def test_differences_names_each_setting_that_both_have():
     saved = {"lr": 1e-4, "drops": [11], "of_an_older_version": 1, "workers": 2}
     current = {"lr": 2e-4, "drops": (11,), "of_a_newer_version": 2, "workers": 4}
-    assert describe_difference(saved, current, ignore=("workers",)) == "lr was 0.0001 and is 0.0002"
-    assert describe_difference(saved, saved) == ""
+    assert _differences(saved, current, ignore=("workers",)) == "lr was 0.0001 and is 0.0002"
+    assert _differences(saved, saved) == ""
 
 
 def test_check_same_run_names_another_data_set_or_configuration(tmp_path):
