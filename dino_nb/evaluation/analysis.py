@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dino_nb.evaluation.coco import MAX_DETECTIONS, Scores, evaluate_boxes, mean, score
-from dino_nb.evaluation.matching import CROWD, NOTHING, match_image, overlaps
-from dino_nb.evaluation.thresholds import Thresholds, by_image, find_thresholds, to_corners
+from dino_nb.evaluation.coco import Scores, evaluate_boxes, mean, score
+from dino_nb.evaluation.matching import CROWD, NOTHING, by_image, match
+from dino_nb.evaluation.thresholds import Thresholds, find_thresholds
 
 KINDS = {  # name: (TIDE's, meaning)
     "missed": ("Miss", "not found at all"),
@@ -23,6 +23,7 @@ KINDS = {  # name: (TIDE's, meaning)
     "duplicate": ("Dupe", "found twice"),
     "background": ("Bkg", "nothing there"),
 }
+_MAX_DETECTIONS = 100  # per image: what TIDE looks at
 _BACKGROUND, _GOOD, _TIGHT = 0.1, 0.5, 0.7  # IoU: overlaps below are none; of a match; of a box drawn well
 _DOUBTFUL = 0.5  # of the threshold: from here on another class than the annotated one makes a label suspicious
 _CROWDING, _SIDES = (1, 3, 10, 30), (0, 640, 1280, 2560)
@@ -77,15 +78,10 @@ class Analysis:
 
     def cell(self, truth: int, found: int) -> np.ndarray:
         """``pairs`` behind one count of ``confusion``, surest detection first. Classes by position, -1: background."""
-        k = len(self.confusion) - 1
-        row, column = self._cells()
-        pairs = self.pairs[(row == truth % (k + 1)) & (column == found % (k + 1))]
+        k = len(self.confusion)
+        row, column = _classes(self.scores, self.pairs)
+        pairs = self.pairs[(row == truth % k) & (column == found % k)]
         return pairs[np.argsort(-_take(self.scores.found.table[:, 5], pairs[:, 1], 0), kind="stable")]
-
-    def _cells(self):
-        k = len(self.scores.per_class)
-        classes = self.scores.truth[:, 5], self.scores.found.table[:, 6]
-        return tuple(_take(c, rows, k).astype(np.int64) for c, rows in zip(classes, self.pairs.T))
 
     def __str__(self) -> str:
         lines = [f"AP50 {self.ap50:.3f}; counted from score {self.threshold:.3f}: {self.counts['correct']:,} correct"]
@@ -105,33 +101,41 @@ def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
     thresholds = find_thresholds(scores, threshold)
     threshold = thresholds.used
     table = scores.found.table
-    certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
-    images = image_counts(scores, threshold, certain)
-    counted = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
-    counts = {kind: int(counted[tide]) for kind, (tide, _) in KINDS.items()}
-    counts["correct"] = int(sum(i["correct"] for i in images.values()))
-    best = best_of_each_image(table)
+    certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold]).tide_errors(_GOOD, _BACKGROUND)
+    images = image_counts(scores, threshold)
+    best = _best_of_each_image(table)
     evaluator = evaluate_boxes(scores.data, best)
     tide = evaluator.tide_errors(_GOOD, _BACKGROUND)
-    cost = {kind: max(0.0, tide["delta_ap"][name]) for kind, (name, _) in KINDS.items()}
     pairs, label_errors = _pairs(scores, threshold)
-    k = len(scores.per_class)
-    confusion, where = np.zeros((k + 1, k + 1), np.int64), _where(scores, evaluator) + _by_aspect(scores, best)
-    given = (scores, thresholds, threshold, scores.metrics["AP50"], cost, counts, images)
-    result = Analysis(*given, confusion, pairs, where, label_errors)
-    np.add.at(confusion, result._cells(), 1)
-    return result
+    confusion = np.zeros((len(scores.per_class) + 1,) * 2, np.int64)
+    np.add.at(confusion, _classes(scores, pairs), 1)
+    return Analysis(
+        *(scores, thresholds, threshold, scores.metrics["AP50"]),
+        cost={kind: max(0.0, tide["delta_ap"][name]) for kind, (name, _) in KINDS.items()},
+        counts={kind: int(certain["counts"][name]) for kind, (name, _) in KINDS.items()}
+        | {"correct": sum(int(image["correct"]) for image in images.values())},
+        images=images,
+        confusion=confusion,
+        pairs=pairs,
+        where=_where(scores, evaluator) + _by_aspect(scores, best),
+        label_errors=label_errors,
+    )
 
 
-def image_counts(scores: Scores, threshold: float, evaluator: Any = None) -> dict[Any, dict[str, float]]:
+def image_counts(scores: Scores, threshold: float) -> dict[Any, dict[str, float]]:
     """Image id -> ``correct``, ``wrong``, ``missed`` and ``f1`` of its detections from ``threshold``, at IoU 0.5."""
-    table = scores.found.table
-    evaluator = evaluator or evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
-    found = evaluator.image_diagnostics(_GOOD)["img_summary"]
-    nothing = {"tp": 0, "fp": 0, "fn": 0, "f1": 1.0}
-    counts = [found.get(number, nothing) for number in range(1, len(scores.found.image_ids) + 1)]
-    keys = {"correct": "tp", "wrong": "fp", "missed": "fn", "f1": "f1"}
-    return {i: {name: one[key] for name, key in keys.items()} for i, one in zip(scores.found.image_ids, counts)}
+    matches = scores.matches
+    kept, missed = matches.at(threshold)
+    images = [
+        scores.found.table[kept & (matches.taken >= 0), 0],
+        scores.found.table[kept & (matches.taken == NOTHING), 0],
+        scores.truth[missed, 0],
+    ]
+    counts = np.stack([np.bincount(rows.astype(np.int64), minlength=len(scores.found.image_ids)) for rows in images], 1)
+    return {
+        image: {"correct": c, "wrong": w, "missed": m, "f1": 2 * c / (2 * c + w + m) if c + w + m else 1.0}
+        for image, (c, w, m) in zip(scores.found.image_ids, counts.tolist())
+    }
 
 
 def _take(values, rows, otherwise):
@@ -139,55 +143,60 @@ def _take(values, rows, otherwise):
     return np.append(values, otherwise)[rows]
 
 
+def _classes(scores, pairs):
+    """The class of each pair's object and of its detection, by position; the number of classes for none."""
+    columns = scores.truth[:, 6], scores.found.table[:, 6]
+    return tuple(_take(c, rows, len(scores.per_class)).astype(np.int64) for c, rows in zip(columns, pairs.T))
+
+
 def _pairs(scores, threshold):
     """``Analysis.pairs`` and ``label_errors``."""
     found, truth = scores.found.table, scores.truth
-    pairs, candidates = [np.empty((0, 2), np.int64)], []
-    for image, (mine, objects) in enumerate(by_image(scores)):
-        kept = mine[found[mine, 5] >= _DOUBTFUL * threshold]
-        boxes, crowd = to_corners(found[kept]), truth[objects, 6] > 0
-        taken = match_image(
-            *(boxes, found[kept, 6], found[kept, 5], truth[objects, 1:5], truth[objects, 5], crowd), any_class=True
-        )
-        sure = found[kept, 5] >= threshold  # those below choose last, so that they change nothing for these
-        of = np.where(taken >= 0, objects[np.maximum(taken, 0)], NOTHING) if len(objects) else taken
-        missed = objects[~crowd & ~np.isin(objects, of[sure])]
-        pairs.append(np.stack([of, kept], 1)[sure & (taken != CROWD)])
-        pairs.append(np.stack([missed, np.full_like(missed, NOTHING)], 1))
-        overlap = overlaps(boxes, truth[objects, 1:5], crowd)
-        overlap[:, crowd] = 0
-        for d in np.flatnonzero(taken != CROWD):
-            kind, certainty, at = _suspect(found, truth, mine, objects, kept[d], taken[d], overlap[d], taken[sure])
-            if kind and (sure[d] or kind == "wrong class"):
-                about = None if kind == "missing box" else int(objects[at])
-                row = {"kind": kind, "certainty": float(certainty), "image": image}
-                candidates.append({**row, "object": about, "detection": int(kept[d])})
-    return np.concatenate(pairs), sorted(candidates, key=lambda c: -c["certainty"])
+    kept = np.flatnonzero(found[:, 5] >= _DOUBTFUL * threshold)
+    taken = np.full(len(found), CROWD)
+    taken[kept] = match(found[kept], truth, any_class=True)
+    sure = found[:, 5] >= threshold  # those below choose last, so that they change nothing for these
+    missed = np.flatnonzero(~np.isin(np.arange(len(truth)), taken[sure]) & (truth[:, 5] == 0))
+    right = np.flatnonzero(sure & (taken != CROWD))
+    pairs = np.concatenate([np.stack([taken[right], right], 1), np.stack([missed, np.full_like(missed, NOTHING)], 1)])
+    candidates = []
+    for mine, objects in by_image(found, truth):
+        candidates += _suspects(found, truth, mine, objects, taken, sure)
+    return pairs, sorted(candidates, key=lambda c: -c["certainty"])
 
 
-def _suspect(found, truth, mine, objects, detection, taken, overlap, all_taken):
-    """What the label is suspected of by one detection, how certainly, and the object (position in ``objects``)."""
-    score, category = found[detection, 5:7]
-    if taken >= 0 and truth[objects[taken], 5] != category:
-        # less certain where the annotated class was also found there, if with a lower score
-        own = mine[found[mine, 6] == truth[objects[taken], 5]]
-        there = overlaps(to_corners(found[own]), truth[objects[[taken]], 1:5], np.zeros(1, bool))[:, 0] >= _GOOD
-        return "wrong class", score * (1 - found[own[there], 5].max(initial=0)), taken
-    if taken >= 0:
-        return ("loose box" if overlap[taken] < _TIGHT else None), score * (1 - overlap[taken]), taken
-    best = int(overlap.argmax()) if len(overlap) else -1
-    if best < 0 or overlap[best] < _BACKGROUND:
-        return "missing box", score, -1
-    if overlap[best] >= _GOOD:
-        return None, 0, -1
-    if truth[objects[best], 5] == category and best not in all_taken:
-        return "loose box", score * (1 - overlap[best]), best
-    return "missing box", score * (1 - overlap[best]), -1
+def _suspects(found, truth, mine, objects, taken, sure):
+    """What labels of one image are suspected of, by each detection that was matched (not ``CROWD``)."""
+    from hotcoco.primitives import bbox_iou
+
+    objects = objects[truth[objects, 5] == 0]
+    overlap = bbox_iou(found[mine, 1:5], truth[objects, 1:5], np.zeros(len(objects), bool))
+    for i in np.flatnonzero(taken[mine] != CROWD):
+        row, (score, label) = mine[i], found[mine[i], 5:7]
+        at = int(np.flatnonzero(objects == taken[row])[0]) if taken[row] >= 0 else int(np.argmax([*overlap[i], 0]))
+        iou = overlap[i, at] if at < len(objects) else 0
+        same = at < len(objects) and truth[objects[at], 6] == label
+        kind, certainty = "", score * (1 - iou)
+        if taken[row] >= 0 and not same:
+            # less certain where the annotated class was also found there, if with a lower score
+            own = (found[mine, 6] == truth[objects[at], 6]) & (overlap[:, at] >= _GOOD)
+            kind, certainty = "wrong class", score * (1 - found[mine[own], 5].max(initial=0))
+        elif sure[row] and taken[row] >= 0:
+            kind = "loose box" if iou < _TIGHT else ""
+        elif sure[row] and iou < _GOOD:
+            free = same and iou >= _BACKGROUND and objects[at] not in taken[mine[sure[mine]]]
+            kind, certainty = ("loose box" if free else "missing box"), certainty if iou >= _BACKGROUND else score
+        if kind:
+            about = None if kind == "missing box" else int(objects[at])
+            yield {
+                **{"kind": kind, "certainty": float(certainty), "image": int(found[row, 0])},
+                **{"object": about, "detection": int(row)},
+            }
 
 
 def _where(scores, evaluator):
     """Rows of AP by size, crowding and image side, of groups that have objects."""
-    truth = scores.truth[scores.truth[:, 6] == 0]
+    truth = scores.truth[scores.truth[:, 5] == 0]
     rows = []
     for name, key, low, high in _SIZES:
         n = int(((truth[:, 7] >= low) & (truth[:, 7] < high)).sum())
@@ -208,19 +217,19 @@ def _where(scores, evaluator):
     return [row for row in rows if row["count"]]
 
 
-def best_of_each_image(table: np.ndarray) -> np.ndarray:
-    """The rows of the best 100 detections per image: what TIDE looks at, in a third of the memory."""
+def _best_of_each_image(table):
+    """The best detections per image, in a third of the memory of all."""
     order = np.lexsort((-table[:, 5], table[:, 0]))
     image = table[order, 0]
     rank = np.arange(len(order)) - np.searchsorted(image, image)
-    return table[np.sort(order[rank < MAX_DETECTIONS])]
+    return table[np.sort(order[rank < _MAX_DETECTIONS])]
 
 
 def _by_aspect(scores, table):
     """AP by the shape of objects: COCO's area ranges, with width / height in the place of the area."""
     from hotcoco import COCO, COCOeval
 
-    ratios = _ratio(scores.truth[:, 3:5] - scores.truth[:, 1:3])
+    ratios = _ratio(scores.truth[:, 3:5])
     annotations = [{**a, "area": r} for a, r in zip(scores.data["annotations"], ratios.tolist())]
     truth = COCO({**scores.data, "annotations": annotations})
     found = truth.load_res(table + np.array([1, 0, 0, 0, 0, 0, 1]))
@@ -230,7 +239,7 @@ def _by_aspect(scores, table):
     evaluator.params.area_rng, evaluator.params.area_rng_lbl = [[0, 1e5], *ranges], ["all", *names]
     evaluator.evaluate()
     evaluator.accumulate()
-    precision, real = evaluator.eval["precision"][..., -1], ratios[scores.truth[:, 6] == 0]
+    precision, real = evaluator.eval["precision"][..., -1], ratios[scores.truth[:, 5] == 0]
     rows = []
     for i, (name, low, high) in enumerate(_SHAPES, 1):
         n = int(((real >= low) & (real < high)).sum())

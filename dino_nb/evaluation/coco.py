@@ -4,9 +4,9 @@ import contextlib
 import io
 import json
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,23 @@ import numpy as np
 
 from dino_nb.data.coco_file import to_pycocotools
 from dino_nb.errors import UserError, explain
+from dino_nb.evaluation.matching import Matches, match
 
-# In pycocotools' order. APs/APm/APl: objects below 32x32, up to 96x96 and above; AR1/10/100: by detections kept.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = {  # in pycocotools' order
+    "AP": "IoU 0.50:0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects, below 32 x 32 pixels",
+    "APm": "medium objects, up to 96 x 96",
+    "APl": "large objects",
+    "AR1": "recall, 1 detection per image and class",
+    "AR10": "recall, 10 detections",
+    "AR100": "recall, 100 detections",
+    "ARs": "recall, small objects",
+    "ARm": "recall, medium objects",
+    "ARl": "recall, large objects",
+}
 LIBRARIES = ("hotcoco", "pycocotools")
-IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
-MAX_DETECTIONS = 100  # per image and class: what lies beyond is not scored
 
 
 class Detections(Sequence):
@@ -81,9 +92,6 @@ class Detections(Sequence):
     def __iter__(self) -> Iterator[dict]:
         return (self[i] for i in range(len(self)))
 
-    def __add__(self, other: Iterable[dict]) -> list[dict]:
-        return [*self, *other]
-
 
 def read_results(path: str | Path, image_ids: Sequence[Any], category_ids: Sequence[Any]) -> Detections:
     """A saved ``results.json``; a damaged or foreign file is a ``UserError`` that names it."""
@@ -109,8 +117,8 @@ class Scores:
         precision: ``(10 IoU thresholds, 101 recalls 0..1, K categories)``, -1 where undefined.
         library: ``hotcoco`` or ``pycocotools``.
         found: the `Detections`, of the scored images alone.
-        truth: ``(m, 8)``: position of the image, x1, y1, x2, y2, position of the category, crowd, area; rows in the
-            order of ``annotations``, the file's records.
+        truth: ``(m, 8)``: position of the image, x, y, width, height, crowd, position of the category, area; rows in
+            the order of ``annotations``, the file's records.
         data: the same for :func:`evaluate_boxes`, with ids numbered from 1.
     """
 
@@ -122,6 +130,12 @@ class Scores:
     truth: np.ndarray = field(repr=False)
     annotations: list[dict] = field(repr=False)
     data: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def matches(self) -> Matches:
+        """Which detection found which object at IoU 0.5."""
+        taken = match(self.found.table, self.truth)
+        return Matches(self.found.table, self.truth, taken, len(self.per_class))
 
 
 def score(
@@ -154,9 +168,8 @@ def score(
     found = found.only(chosen, category_ids)
     at, number = ({i: n for n, i in enumerate(ids)} for ids in (chosen, category_ids))
     annotations = [a for a in data["annotations"] if a["image_id"] in at]
-    columns = [(at[a["image_id"]], *a["bbox"], number[a["category_id"]], a["iscrowd"], a["area"]) for a in annotations]
+    columns = [(at[a["image_id"]], *a["bbox"], a["iscrowd"], number[a["category_id"]], a["area"]) for a in annotations]
     truth = np.array(columns, np.float64).reshape(-1, 8)
-    truth[:, 3:5] += truth[:, 1:3]
     sides = ("width", "height")
     sizes = {r["id"]: {k: r[k] for k in sides if type(r.get(k)) is int and 0 < r[k] < 2**31} for r in data["images"]}
     numbered = {
@@ -203,13 +216,9 @@ def ceiling(coco_gt: Any, image_ids: Iterable[Any] | None = None) -> float:
 
     1.0 unless an image has more than 100 objects of one class: COCO looks at 100 detections per image and class.
     """
-    wanted = None if image_ids is None else set(image_ids)
-    counts: dict[Any, Counter] = defaultdict(Counter)
-    for a in coco_gt.dataset["annotations"]:
-        if not a["iscrowd"] and (wanted is None or a["image_id"] in wanted):
-            counts[a["category_id"]][a["image_id"]] += 1
-    reached = [sum(min(n, MAX_DETECTIONS) for n in c.values()) / sum(c.values()) for c in counts.values()]
-    return mean(np.array([(recall >= RECALLS).mean() for recall in reached]))
+    wanted = {i["id"] for i in coco_gt.dataset["images"]} if image_ids is None else set(image_ids)
+    objects = (a for a in coco_gt.dataset["annotations"] if not a["iscrowd"])
+    return score(coco_gt, [{**a, "score": 1.0} for a in objects if a["image_id"] in wanted], wanted).metrics["AP50"]
 
 
 def mean(values: np.ndarray) -> float:
@@ -219,10 +228,9 @@ def mean(values: np.ndarray) -> float:
 
 
 def _per_class(categories, precision, recall, truth):
-    truth = truth[truth[:, 6] == 0]
     rows = []
     for k, category in enumerate(categories):
-        images = truth[truth[:, 5] == k, 0]
+        images = truth[(truth[:, 6] == k) & (truth[:, 5] == 0), 0]
         row = {"id": category["id"], "name": str(category["name"])}
         row |= {"images": len(np.unique(images)), "objects": len(images)}
         row |= {"AP": mean(precision[:, :, k]), "AP50": mean(precision[0, :, k]), "AP75": mean(precision[5, :, k])}

@@ -18,14 +18,15 @@ from dino_nb.data.classes import ClassMatch
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError
 from dino_nb.evaluation.analysis import image_counts
-from dino_nb.evaluation.coco import IOUS, RECALLS, read_results, score
+from dino_nb.evaluation.coco import read_results, score
 from dino_nb.evaluation.drawing import beside
 from dino_nb.evaluation.evaluate import EvalResult, evaluate
-from dino_nb.evaluation.matching import CROWD
-from dino_nb.evaluation.thresholds import find_thresholds, match_all
+from dino_nb.evaluation.matching import CROWD, match
+from dino_nb.evaluation.thresholds import find_thresholds
 from dino_nb.files import write_text
 from dino_nb.printer import Block, Lines, Printed, Table, counted, to_page, to_text
 
+IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
 _WORK = 3e7  # detections times samples, which bounds the time that intervals take
 _SHOWN = 4  # images
 
@@ -152,15 +153,15 @@ def _side(result, image_id, which):
 def _bootstrap(scores, draws):
     """AP and recall ``(samples, classes, 10 IoUs)`` with each image as often as ``draws (samples, images)`` says; NaN
     where there is no object."""
-    table, truth = scores.found.table, scores.truth[scores.truth[:, 6] == 0]
-    status = [match_all(scores, iou) for iou in IOUS]
+    table, truth = scores.found.table, scores.truth[scores.truth[:, 5] == 0]
+    status = [match(table, scores.truth, iou) for iou in IOUS]
     ap = np.full((len(draws), len(scores.per_class), len(IOUS)), np.nan)
     recall = ap.copy()
     for k in range(len(scores.per_class)):
         own = np.flatnonzero(table[:, 6] == k)
         own = own[np.lexsort((table[own, 0], -table[own, 5]))]  # of equal scores COCO takes the earlier image first
         images = table[own, 0].astype(np.int64)
-        objects = draws[:, truth[truth[:, 5] == k, 0].astype(np.int64)].sum(1)
+        objects = draws[:, truth[truth[:, 6] == k, 0].astype(np.int64)].sum(1)
         hits = [np.flatnonzero(s[own] >= 0) for s in status]
         uncrowded = [s[own] != CROWD for s in status]
         for n in np.flatnonzero(objects):

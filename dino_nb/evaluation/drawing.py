@@ -9,7 +9,6 @@ from PIL import Image
 
 from dino_nb.data.images import open_image
 from dino_nb.draw import class_colors, draw_boxes
-from dino_nb.evaluation.thresholds import to_corners
 
 _ROOM = 0.3  # of a crop's box, around it
 _TRUTH, _FOUND = "#009E73", "#D55E00"
@@ -25,8 +24,8 @@ def beside(result: Any, image_id: Any, threshold: float, side: int = 600) -> tup
     colors, image = class_colors(names), open_image(result.path(image_id))
     truth = scores.truth[scores.truth[:, 0] == at]
     found = scores.found.table[(scores.found.table[:, 0] == at) & (scores.found.table[:, 5] >= threshold)]
-    labels = [[names[int(c)] for c in column] for column in (truth[:, 5], found[:, 6])]
-    left = draw_boxes(image, truth[:, 1:5], labels[0], None, colors, enlarge_to=side, line="dashed")
+    labels = [[names[int(c)] for c in column] for column in (truth[:, 6], found[:, 6])]
+    left = draw_boxes(image, to_corners(truth), labels[0], None, colors, enlarge_to=side, line="dashed")
     return left, draw_boxes(image, to_corners(found), labels[1], found[:, 5].tolist(), colors, enlarge_to=side)
 
 
@@ -35,7 +34,7 @@ def crop(result: Any, truth_row: int, found_row: int, side: int = 160) -> Image.
     scores = result.scores
     boxes, colors, lines, image_id = [], [], [], None
     if truth_row >= 0:
-        boxes, colors, lines = [scores.truth[truth_row, 1:5]], [_TRUTH], ["dashed"]
+        boxes, colors, lines = [to_corners(scores.truth[[truth_row]])[0]], [_TRUTH], ["dashed"]
         image_id = scores.found.image_ids[int(scores.truth[truth_row, 0])]
     if found_row >= 0:
         boxes, colors, lines = (
@@ -54,6 +53,11 @@ def crop(result: Any, truth_row: int, found_row: int, side: int = 160) -> Image.
     scale = side / max(piece.size)
     piece = piece.resize([max(1, round(s * scale)) for s in piece.size])
     return draw_boxes(piece, (corners - [x0, y0, x0, y0]) * scale, colors=colors, line=lines)
+
+
+def to_corners(table: np.ndarray) -> np.ndarray:
+    """``(n, 4)`` x1, y1, x2, y2 of rows of `Detections`."""
+    return np.concatenate([table[:, 1:3], table[:, 1:3] + table[:, 3:5]], 1)
 
 
 @lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ def label_rows(result: Any) -> list[dict[str, Any]]:
         image_id = scores.found.image_ids[c["image"]]
         file = result.path(image_id).relative_to(result.dataset.image_dir).as_posix()
         known = {
-            "annotated": "" if about is None else names[int(scores.truth[about, 5])],
+            "annotated": "" if about is None else names[int(scores.truth[about, 6])],
             "found": names[int(category)],
         }
         rows.append(

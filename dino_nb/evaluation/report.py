@@ -15,6 +15,7 @@ import torch
 from dino_nb.charts import COLORS, Bars, Curves, Images, Matrix, Section
 from dino_nb.errors import UserError, did_you_mean, printable
 from dino_nb.evaluation.analysis import KINDS
+from dino_nb.evaluation.coco import METRICS
 from dino_nb.evaluation.drawing import beside, crop
 from dino_nb.evaluation.labels import label_rows, labels_to_check
 from dino_nb.evaluation.stream import write_results
@@ -22,20 +23,6 @@ from dino_nb.files import write_text
 from dino_nb.printer import Block, Lines, Printed, Table, to_page, to_text
 from dino_nb.version import __version__
 
-_MEANING = {
-    "AP": "IoU 0.50:0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "small objects, below 32 x 32 pixels",
-    "APm": "medium objects, up to 96 x 96",
-    "APl": "large objects",
-    "AR1": "recall, 1 detection per image and class",
-    "AR10": "recall, 10 detections",
-    "AR100": "recall, 100 detections",
-    "ARs": "recall, small objects",
-    "ARm": "recall, medium objects",
-    "ARl": "recall, large objects",
-}
 _COLUMNS = ("images", "objects", "AP", "AP50", "AP75", "AR100")
 _THRESHOLD = ("used", "precision", "recall", "f1", "best", "best_f1", "curves")
 _NOTHING = "There are no annotations, so nothing was scored."
@@ -85,7 +72,7 @@ def numbers(result: Any) -> list[Block]:
         lines.append(f"written to {result.output_dir}: results.json, report.html, .txt, .json, per_class.csv")
     if not _objects(result):
         return [Lines([*lines, _NOTHING])]
-    rows = [(name, value, _MEANING[name]) for name, value in result.metrics.items()]
+    rows = [(name, value, METRICS[name]) for name, value in result.metrics.items()]
     return [Lines(lines), Table(("metric", "", ""), rows)]
 
 

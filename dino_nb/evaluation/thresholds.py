@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dino_nb.evaluation.coco import Scores
-from dino_nb.evaluation.matching import CROWD, match_image
+from dino_nb.evaluation.matching import best_f1, rates, split_rows
 
 GRID = np.arange(101) / 100
 
@@ -37,11 +37,6 @@ class Thresholds:
     reliability: list[dict[str, float]]
     calibration_error: float
 
-    @property
-    def per_class(self) -> dict[str, float]:
-        """``{class name: its own threshold}``."""
-        return {row["name"]: row["threshold"] for row in self.rows}
-
     def calibration(self) -> str:
         """Whether scores can be read as probabilities, in a line of plain words."""
         if not self.reliability:
@@ -56,88 +51,28 @@ class Thresholds:
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint stores: ``{"overall": 0.37, "per_class": {"cat": 0.41, ...}}``."""
-        return {"overall": self.best, "per_class": self.per_class}
+        return {"overall": self.best, "per_class": {row["name"]: row["threshold"] for row in self.rows}}
 
 
 def find_thresholds(scores: Scores, used: float | None = None) -> Thresholds:
-    """The thresholds of the highest F1, and what precision and recall are at the one that is ``used``.
-
-    ``scores``: what ``dino_nb.evaluation.coco.score`` returned.
-    """
-    status = match_all(scores)
-    counted = status != CROWD
-    certain, right = scores.found.table[counted, 5], status[counted] >= 0
-    category = scores.found.table[counted, 6].astype(np.int64)
-    objects = sum(row["objects"] for row in scores.per_class)
+    """The thresholds of the highest F1, and what precision and recall are at the one that is ``used``."""
+    certain, right, objects = scores.matches.counts()
     best, f1 = best_f1(certain, right, objects) or (0.5, 0.0)
     used = best if used is None else float(used)
     rows = []
-    order = np.argsort(category, kind="stable")
-    starts = np.searchsorted(category[order], np.arange(len(scores.per_class) + 1))
-    for i, row in enumerate(scores.per_class):
-        own = order[starts[i] : starts[i + 1]]
-        threshold, own_f1 = best_f1(certain[own], right[own], row["objects"]) or (best, 0.0)
-        here = rates_at(certain[own], right[own], row["objects"], used)
-        rows.append({"name": row["name"], "objects": row["objects"], "threshold": threshold, "best_f1": own_f1, **here})
-    every = [rates_at(certain, right, objects, s) for s in GRID]
-    curves = {"score": GRID.tolist(), **{key: [one[key] for one in every] for key in ("precision", "recall", "f1")}}
+    category = scores.found.table[scores.matches.counted, 6]
+    for row, own in zip(scores.per_class, split_rows(category, len(scores.per_class))):
+        counts = certain[own], right[own], row["objects"]
+        threshold, own_f1 = best_f1(*counts) or (best, 0.0)
+        known = {"name": row["name"], "objects": row["objects"], "threshold": threshold, "best_f1": own_f1}
+        rows.append(known | rates(*counts, used))
     bins = np.clip((certain * 10).astype(np.int64), 0, 9)
     n, score, hits = (np.bincount(bins, weights, 10) for weights in (None, certain, right))
-    error = float(np.abs(score - hits).sum() / max(1, len(bins)))
-    reliability = [{"count": int(c), "score": a / c, "right": b / c} for c, a, b in zip(n, score, hits) if c]
-    now = rates_at(certain, right, objects, used)
-    return Thresholds(best, f1, used, **now, rows=rows, curves=curves, reliability=reliability, calibration_error=error)
-
-
-def match_all(scores: Scores, iou: float = 0.5) -> np.ndarray:
-    """For each detection the row of ``scores.truth`` that it takes, -1 for none, -2 for a crowd."""
-    found, truth = scores.found.table, scores.truth
-    status = np.full(len(found), -1)
-    for mine, objects in by_image(scores):
-        if len(mine) and len(objects):
-            boxes, crowd = to_corners(found[mine]), truth[objects, 6] > 0
-            taken = match_image(
-                boxes, found[mine, 6], found[mine, 5], truth[objects, 1:5], truth[objects, 5], crowd, iou
-            )
-            status[mine] = np.where(taken >= 0, objects[np.maximum(taken, 0)], taken)
-    return status
-
-
-def by_image(scores: Scores, least: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each image: the rows of its detections that score at least ``least``, and of its objects."""
-    parts = []
-    for table in (scores.found.table, scores.truth):
-        order = np.argsort(table[:, 0], kind="stable")
-        if table is scores.found.table:
-            order = order[table[order, 5] >= least]
-        parts.append(np.split(order, np.searchsorted(table[order, 0], np.arange(1, len(scores.found.image_ids)))))
-    return list(zip(*parts))
-
-
-def to_corners(table: np.ndarray) -> np.ndarray:
-    """``(n, 4)`` x1, y1, x2, y2 of rows of `Detections`."""
-    return np.concatenate([table[:, 1:3], table[:, 1:3] + table[:, 3:5]], 1)
-
-
-def best_f1(certain: np.ndarray, right: np.ndarray, objects: int) -> tuple[float, float] | None:
-    """``(threshold, F1)`` of the highest F1, the threshold halfway down to the next score; None if nothing is right."""
-    order = np.argsort(-certain, kind="stable")
-    certain, hits = certain[order], np.cumsum(right[order])
-    if not len(hits) or not hits[-1] or not objects:
-        return None
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
-    below = np.append(certain[1:], 0.0)
-    f1[certain <= below] = 0  # equal scores are kept or dropped together
-    at = int(f1.argmax())
-    return float((certain[at] + below[at]) / 2), float(f1[at])
-
-
-def rates_at(certain: np.ndarray, right: np.ndarray, objects: int, threshold: float) -> dict[str, float]:
-    """``precision``, ``recall`` and ``f1`` of detections ``(n,)`` with these scores, right or not; -1 if undefined."""
-    kept = certain >= threshold
-    hits, n = int(right[kept].sum()), int(kept.sum())
-    return {
-        "precision": hits / n if n else -1.0,
-        "recall": hits / objects if objects else -1.0,
-        "f1": 2 * hits / (n + objects) if n + objects else -1.0,
-    }
+    return Thresholds(
+        *(best, f1, used),
+        **rates(certain, right, objects, used),
+        rows=rows,
+        curves={"score": GRID.tolist(), **rates(certain, right, objects, GRID)},
+        reliability=[{"count": int(c), "score": a / c, "right": b / c} for c, a, b in zip(n, score, hits) if c],
+        calibration_error=float(np.abs(score - hits).sum() / max(1, len(bins))),
+    )

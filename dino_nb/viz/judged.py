@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,8 +16,8 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.images import open_image
 from dino_nb.draw import add_legend, draw_boxes
 from dino_nb.errors import UserError
-from dino_nb.evaluation.matching import CROWD, NOTHING, match_image
-from dino_nb.evaluation.thresholds import best_f1, rates_at
+from dino_nb.evaluation.drawing import to_corners
+from dino_nb.evaluation.matching import NOTHING, Matches, best_f1, match, rates
 from dino_nb.inference.detector import Detector
 from dino_nb.inference.results import Result
 from dino_nb.inference.sources import warn_of
@@ -33,77 +35,47 @@ OUTCOMES = {
 
 @dataclass
 class Judged:
-    """Detections of one detector on a split, in flat arrays: about 40 bytes each, and no image.
+    """Detections of one detector on a split, as tables without images, about 70 bytes each.
 
     Images are numbered from 0 in the order of ``indices``.
 
     Attributes:
         data: the split. indices: the positions in it of the images that were looked at.
         names: class names: those of the data set, then those that the detector alone knows.
-        starts: ``(images + 1,)``: detections ``starts[i]:starts[i + 1]`` are those of image ``i``, best first.
-        scores, labels, boxes: ``(n,)``, ``(n,)`` positions in ``names``, ``(n, 4)`` xyxy in pixels.
-        taken: ``(n,)``: the object that a detection takes (numbered in its image), -1 none, -2 a crowd.
-        truth_starts, truth_labels, crowd: the same of the annotations.
-        found_at: ``(m,)`` score of the detection that takes an object, -1 where none does.
+        matches: the detections, the objects, and which found which; classes are positions in ``names``.
         floor: the score below which no detection was kept: lower thresholds change nothing.
     """
 
     data: CocoDataset
     indices: list[int]
     names: list[str]
-    starts: NDArray
-    scores: NDArray
-    labels: NDArray
-    boxes: NDArray
-    taken: NDArray
-    truth_starts: NDArray
-    truth_labels: NDArray
-    crowd: NDArray
-    found_at: NDArray
+    matches: Matches
     floor: float = FLOOR
 
-    def rates(self, threshold: float, classes: Sequence[str] = ()) -> dict[str, float]:
-        """``precision``, ``recall``, ``f1`` over the whole split at ``threshold``, of ``classes`` (default: all); -1
-        where there is nothing to count."""
-        return rates_at(*self._counted(classes), threshold)
+    def rates(self, threshold: float | NDArray, classes: Sequence[str] = ()) -> dict[str, Any]:
+        """``precision``, ``recall``, ``f1`` over the whole split at ``threshold`` (one or many), of ``classes``
+        (default: all); -1 where there is nothing to count."""
+        return rates(*self.matches.counts(self._numbers(classes)), threshold)
 
     def best(self, classes: Sequence[str] = ()) -> tuple[float, float] | None:
         """``(threshold, F1)`` of the highest F1; None if no detection is right."""
-        return best_f1(*self._counted(classes))
-
-    def curves(self, classes: Sequence[str] = ()) -> dict[str, NDArray]:
-        """``threshold``, ``precision``, ``recall`` and ``f1``, each ``(100,)``, from the lowest kept score to 1."""
-        certain, right, objects = self._counted(classes)
-        thresholds = np.linspace(self.floor, 1, 100)
-        order = np.argsort(certain)
-        kept = len(certain) - np.searchsorted(certain[order], thresholds)  # detections at each threshold
-        hits = np.append(np.cumsum(right[order][::-1])[::-1], 0)[len(certain) - kept]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            curves = {"precision": hits / kept, "recall": hits / objects, "f1": 2 * hits / (kept + objects)}
-        return {"threshold": thresholds} | {key: np.where(np.isfinite(v), v, -1) for key, v in curves.items()}
+        return best_f1(*self.matches.counts(self._numbers(classes)))
 
     def outcomes(self, index: int, threshold: float, classes: Sequence[str] = ()) -> tuple[NDArray, list[str], NDArray]:
-        """Of one image: positions of the detections kept at ``threshold``, the outcome of each, and positions (in the
-        image) of the objects missed."""
-        chosen = self._chosen(classes)
-        rows = np.arange(self.starts[index], self.starts[index + 1])
-        rows = rows[(self.scores[rows] >= threshold) & chosen[self.labels[rows]]]
-        judged = (self.taken[rows] != CROWD) & (self.labels[rows] < len(self.data.class_names))
-        kinds = np.where(judged, np.where(self.taken[rows] >= 0, "correct", "wrong"), "other")
-        objects = slice(self.truth_starts[index], self.truth_starts[index + 1])
-        missed = ~self.crowd[objects] & (self.found_at[objects] < threshold) & chosen[self.truth_labels[objects]]
-        return rows, kinds.tolist(), np.flatnonzero(missed)
+        """Of one image: rows of the detections kept at ``threshold``, the outcome of each, and rows of the objects
+        missed."""
+        kept, missed = self.matches.at(threshold, self._numbers(classes))
+        rows = np.flatnonzero(kept & (self.matches.found[:, 0] == index))
+        right = np.where(self.matches.taken[rows] >= 0, "correct", "wrong")
+        kinds = np.where(self.matches.counted[rows], right, "other")
+        return rows, kinds.tolist(), np.flatnonzero(missed & (self.matches.truth[:, 0] == index))
 
     def with_errors(self, threshold: float, classes: Sequence[str] = ()) -> list[int]:
         """Positions of the images with a wrong detection or a missed object at ``threshold``."""
-        chosen, known = self._chosen(classes), self.labels < len(self.data.class_names)
-        wrong = (self.scores >= threshold) & chosen[self.labels] & known & (self.taken == NOTHING)
-        missed = (self.found_at < threshold) & chosen[self.truth_labels] & ~self.crowd
-        rows = [
-            np.searchsorted(starts, np.flatnonzero(flags), "right") - 1
-            for starts, flags in ((self.starts, wrong), (self.truth_starts, missed))
-        ]
-        return np.unique(np.concatenate(rows)).tolist()
+        one = self.matches
+        kept, missed = one.at(threshold, self._numbers(classes))
+        wrong = kept & one.counted & (one.taken == NOTHING)
+        return np.unique(np.concatenate([one.found[wrong, 0], one.truth[missed, 0]])).astype(np.int64).tolist()
 
     def draw(
         self,
@@ -120,30 +92,20 @@ class Judged:
         colour and line."""
         image, scale, _ = reduced_file(str(self.data.path(self.indices[index])), long_side)
         rows, kinds, missed = self.outcomes(index, threshold, classes)
-        truth = self.data.target(self.indices[index])
-        boxes = np.concatenate([self.boxes[rows], truth["boxes"].numpy()[missed]]) * scale
-        kinds += ["missed"] * len(missed)
-        numbers = [*self.labels[rows].tolist(), *truth["labels"][missed].tolist()]
-        looks = [OUTCOMES[kind] for kind in kinds]
+        found, truth = self.matches.found[rows], self.matches.truth[missed]
+        looks = [OUTCOMES[kind] for kind in [*kinds, *["missed"] * len(missed)]]
         drawn = draw_boxes(
             image,
-            boxes,
-            [self.names[i] for i in numbers] if labels else None,
-            [*self.scores[rows], *[None] * len(missed)] if scores else None,
+            to_corners(np.concatenate([found, truth])) * scale,
+            [self.names[int(i)] for i in [*found[:, 6], *truth[:, 6]]] if labels else None,
+            [*found[:, 5], *[None] * len(missed)] if scores else None,
             [color for _, color, _ in looks],
             line=[line for *_, line in looks],
         )
         return add_legend(drawn, list(OUTCOMES.values())) if legend else drawn
 
-    def _chosen(self, classes: Sequence[str]) -> NDArray:
-        return np.array([not classes or name in classes for name in self.names], bool)
-
-    def _counted(self, classes: Sequence[str]) -> tuple[NDArray, NDArray, int]:
-        """Scores of the detections that count, which of them are right, and the number of objects."""
-        chosen = self._chosen(classes)
-        counts = chosen[self.labels] & (self.labels < len(self.data.class_names)) & (self.taken != CROWD)
-        objects = int((chosen[self.truth_labels] & ~self.crowd).sum())
-        return self.scores[counts], self.taken[counts] >= 0, objects
+    def _numbers(self, classes: Sequence[str]) -> list[int] | None:
+        return [i for i, name in enumerate(self.names) if name in classes] if classes else None
 
 
 def judge(
@@ -185,42 +147,25 @@ def judge(
         raise UserError(
             f"{data.annotation_file} lists no images" + ("." if isinstance(detector, Detector) else " of these.")
         )
-    empty = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 4))
-    found, floor = {}, FLOOR
+    place = {path: n for n, path in enumerate(paths)}
+    found, floor = {-1: np.empty((0, 7))}, FLOOR
     for result in results:
         floor = max(floor, result.threshold)
-        labels = np.array([number[name] for name in result.names], np.int64)
-        values = (result.scores.cpu().numpy().astype(float), labels, result.boxes.cpu().numpy().astype(float))
-        found[Path(str(result.path)).resolve()] = values
+        if (n := place.get(Path(str(result.path)).resolve())) is not None:
+            found[n] = _rows(n, result.boxes, result.scores, [number[name] for name in result.names])
     warn_of(skipped)
-    columns: list[list[NDArray]] = [[] for _ in range(7)]
-    for path, index in paths.items():
-        scores, labels, boxes = found.get(path, empty)
-        target = data.target(index)
-        truth, crowd = target["labels"].numpy(), target["iscrowd"].numpy().astype(bool)
-        taken = match_image(boxes, labels, scores, target["boxes"].numpy().astype(float), truth, crowd)
-        found_at = np.full(len(truth), -1.0)
-        found_at[taken[taken >= 0]] = scores[taken >= 0]
-        for column, values in zip(columns, (scores, labels, boxes, taken, truth, crowd, found_at)):
-            column.append(values)
-    starts = [np.cumsum([0, *map(len, columns[i])]) for i in (0, 4)]
-    scores, labels, boxes, taken, truth, crowd, found_at = (np.concatenate(column) for column in columns)
-    boxes = boxes.astype(np.float32)
-    return Judged(
-        data,
-        list(paths.values()),
-        names,
-        starts[0],
-        scores,
-        labels,
-        boxes,
-        taken,
-        starts[1],
-        truth,
-        crowd,
-        found_at,
-        floor,
-    )
+    targets = map(data.target, paths.values())
+    truth = [_rows(n, t["boxes"], t["iscrowd"], t["labels"]) for n, t in enumerate(targets)]
+    tables = np.concatenate(list(found.values())), np.concatenate(truth)
+    matches = Matches(*tables, match(*tables), len(data.class_names))
+    return Judged(data, list(paths.values()), names, matches, floor)
+
+
+def _rows(image, boxes, scores, classes):
+    """Rows as in `dino_nb.evaluation.matching`, of xyxy boxes."""
+    boxes, scores = (np.asarray(torch.as_tensor(values).cpu(), np.float64) for values in (boxes, scores))
+    columns = [np.full(len(boxes), image), *boxes[:, :2].T, *(boxes[:, 2:] - boxes[:, :2]).T, scores, classes]
+    return np.stack(columns, 1).astype(np.float64)
 
 
 def _class_names(results: Sequence[Result]) -> Sequence[str | None]:

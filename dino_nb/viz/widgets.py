@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -215,7 +216,7 @@ class _Judged(Scene):
             rows, kinds, missed = one.outcomes(index, threshold, classes)
             counts = Counter(kinds) + Counter(missed=len(missed))
             told = ", ".join(f"{counts[kind]} {kind}" for kind in ("correct", "wrong", "missed") if counts[kind])
-            found = _counts([one.names[i] for i in one.labels[rows]], self.colors)
+            found = _counts([one.names[int(i)] for i in one.matches.found[rows, 6]], self.colors)
             lines.append(f"{html.escape(title)}: {told or 'nothing'} &ensp; <small>{found}</small>")
         width = panes[0].width * columns + 12 * (columns - 1)
         sheet = grid(panes, columns, titles, width) if count > 1 else panes[0]
@@ -224,6 +225,7 @@ class _Judged(Scene):
     def summary(self, **values: Any) -> tuple[str, Image.Image]:
         lines, figures, threshold, classes = [], [], values["threshold"], values["classes"]
         for title, one in self.judged.items():
+            grid = np.linspace(one.floor, 1, 100)
             rates, best = one.rates(threshold, classes), one.best(classes)
             told = ", ".join(
                 f"{'F1' if key == 'f1' else key} <b>{rates[key]:.3f}</b>" if rates[key] >= 0 else f"{key} —"
@@ -232,7 +234,7 @@ class _Judged(Scene):
             mark = f"; best F1 {best[1]:.3f} at {best[0]:.2f}" if best else "; nothing is found"
             which = f"{html.escape(title)}, " if len(self.judged) > 1 else ""
             lines.append(f"{which}all {self.count} image{'s' * (self.count != 1)} at {threshold:.2f}: {told}{mark}")
-            figures.append(threshold_curve(one.curves(classes), threshold, best))
+            figures.append(threshold_curve(one.rates(grid, classes) | {"threshold": grid}, threshold, best))
         sheet = Image.new("RGB", (sum(f.width for f in figures), figures[0].height), "white")
         for i, figure in enumerate(figures):
             sheet.paste(figure, (i * figure.width, 0))

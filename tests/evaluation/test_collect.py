@@ -50,7 +50,7 @@ def test_ground_truth_as_predictions_scores_one(dataset):
 def test_shares_of_several_processes_add_up(dataset):
     whole = ground_truth_as_predictions(dataset)
     shares = [ground_truth_as_predictions(dataset, range(rank, 5, 2)) for rank in range(2)]
-    assert sorted(map(str, whole)) == sorted(map(str, shares[0] + shares[1]))
+    assert sorted(map(str, whole)) == sorted(map(str, [*shares[0], *shares[1]]))
     model = Oracle(CocoDataset(dataset.image_dir.parent, "val", dataset.transform, LABEL_OF), NAMES)
     model.next = 3
     got = collect_predictions(model, dataset, [3, 4], progress=False)

@@ -5,17 +5,17 @@ import pytest
 
 from dino_nb.data.coco_file import to_pycocotools
 from dino_nb.evaluation.coco import ceiling, evaluate_boxes, score
-from dino_nb.evaluation.matching import match_image
-from dino_nb.evaluation.thresholds import find_thresholds, match_all
+from dino_nb.evaluation.matching import match
+from dino_nb.evaluation.thresholds import find_thresholds
 from tests.evaluation.test_coco import random_case
 
 
 @pytest.mark.parametrize("first", range(0, 60, 20))
-def test_match_all_is_cocos_matching_at_iou_half(first):
+def test_matches_are_cocos_at_iou_half(first):
     for seed in range(first, first + 20):
         truth, results = random_case(seed)
         scores = score(to_pycocotools(truth), results)
-        status = match_all(scores)
+        status = scores.matches.taken
         found = evaluate_boxes(scores.data, scores.found.table).image_diagnostics()
         expected = [{"tp": 0, "fp": -1, None: -2}[found["dt_status"].get(i)] for i in range(1, len(results) + 1)]
         beyond = len(results) > 100  # hotcoco leaves out what COCO's cap of 100 leaves out
@@ -24,22 +24,17 @@ def test_match_all_is_cocos_matching_at_iou_half(first):
         assert beyond or {i + 1: int(s) for i, s in enumerate(status) if s >= 0} == matches, seed
 
 
-def test_match_image_by_hand():
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [100, 0, 110, 10], [50, 0, 60, 10]], float)
-    truth = np.array([[0, 0, 10, 10], [100, 0, 110, 10], [40, 0, 90, 50]], float)
-    labels, certain, names, crowd = (
-        np.array([0, 0, 1, 0]),
-        np.array([0.5, 0.9, 0.8, 0.7]),
-        np.array([0, 0, 0]),
-        [0, 0, 1],
-    )
+def test_match_by_hand():
+    """Rows are image, x, y, width, height, score or crowd, class."""
+    found = np.array([[0, x, 0, 10, 10, s, c] for x, s, c in ((0, 0.5, 0), (1, 0.9, 0), (100, 0.8, 1), (50, 0.7, 0))])
+    truth = np.array([[0, 0, 0, 10, 10, 0, 0], [0, 100, 0, 10, 10, 0, 0], [0, 40, 0, 50, 50, 1, 0]], float)
     # the surer one takes the object although the other fits better; class 1 finds nothing; the last lies in a crowd
-    assert match_image(boxes, labels, certain, truth, names, crowd).tolist() == [-1, 0, -1, -2]
-    assert match_image(boxes, labels, certain, truth, names, crowd, any_class=True).tolist() == [-1, 0, 1, -2]
-    assert match_image(boxes, labels, certain, truth, names, crowd, iou=0.95).tolist() == [0, -1, -1, -2]
-    nothing = np.zeros((0, 4))
-    assert match_image(nothing, nothing[:, 0], nothing[:, 0], truth, names, crowd).tolist() == []
-    assert match_image(boxes, labels, certain, nothing, nothing[:, 0], nothing[:, 0]).tolist() == [-1] * 4
+    assert match(found, truth).tolist() == [-1, 0, -1, -2]
+    assert match(found, truth, any_class=True).tolist() == [-1, 0, 1, -2]
+    assert match(found, truth, iou=0.95).tolist() == [0, -1, -1, -2]
+    assert match(found[:0], truth).tolist() == [] and match(found, truth[:0]).tolist() == [-1] * 4
+    elsewhere = truth + np.eye(7)[0]
+    assert match(found, elsewhere).tolist() == [-1] * 4  # objects of another image
 
 
 def case(objects, detections):

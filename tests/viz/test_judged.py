@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from dino_nb.draw import draw_boxes
+from dino_nb.evaluation.matching import Matches
 from dino_nb.inference.detector import Detector
 from dino_nb.prepare.sample import make_sample
 from dino_nb.viz.curve import COLORS, threshold_curve
@@ -19,15 +20,12 @@ def sample(tmp_path_factory):
 def judged(sample):
     """Detections with known scores: of every image the first object right, something wrong beside it."""
     one = judge(Detector(FakeModel(["red circle", None, "dog"]), "cpu"), sample)
-    rng = np.random.default_rng(0)
-    n = len(one.indices)
-    one.starts, one.scores = np.arange(0, 2 * n + 1, 2), rng.uniform(FLOOR, 1, 2 * n)
-    first = one.truth_starts[:-1]
-    one.labels = np.stack([one.truth_labels[first], one.truth_labels[first]], 1).ravel()
-    one.taken = np.tile([0, -1], n)
-    one.boxes = np.stack([one.data.target(i)["boxes"].numpy()[[0, 0]] for i in one.indices]).reshape(-1, 4)
-    one.found_at[:] = -1
-    one.found_at[first] = one.scores[::2]
+    scores, truth = np.random.default_rng(0).uniform(FLOOR, 1, 2 * len(one.indices)), one.matches.truth
+    first = np.searchsorted(truth[:, 0], np.arange(len(one.indices)))
+    found = np.repeat(truth[first], 2, 0)
+    found[:, 5] = scores
+    taken = np.stack([first, np.full_like(first, -1)], 1).ravel()
+    one.matches = Matches(found, truth, taken, len(one.data.class_names))
     return one
 
 
@@ -48,10 +46,11 @@ def test_rates_agree_with_counting_image_by_image(judged, threshold, classes):
 
 
 def test_curves_are_the_rates_at_every_threshold(judged):
-    curves = judged.curves()
+    thresholds = np.linspace(FLOOR, 1, 100)
+    curves = judged.rates(thresholds)
     for i in (0, 17, 50, 99):
-        rates = judged.rates(curves["threshold"][i])
-        assert [curves[key][i] for key in rates] == pytest.approx(list(rates.values()))
+        rates = judged.rates(thresholds[i])
+        assert [curves[key][i] for key in rates] == pytest.approx([rates[key] for key in rates])
     threshold, f1 = judged.best()
     assert judged.rates(threshold)["f1"] == pytest.approx(f1)
     assert f1 >= max(curves["f1"])
@@ -71,7 +70,7 @@ def test_judge_counts_no_class_that_the_data_set_lacks(sample):
     rates = judged.rates(FLOOR)
     assert (rates["precision"], rates["recall"]) == (-1, 0) and judged.best() is None
     _, kinds, missed = judged.outcomes(0, FLOOR)
-    assert set(kinds) == {"other"} and len(missed) == judged.truth_starts[1]
+    assert set(kinds) == {"other"} and len(missed) == (judged.matches.truth[:, 0] == 0).sum()
 
 
 def test_draw_tells_outcomes_apart(judged):
@@ -81,9 +80,10 @@ def test_draw_tells_outcomes_apart(judged):
         drawn = np.asarray(judged.draw(0, threshold, labels=False, scores=False, legend=False))
         return {kind for kind, color in rgb.items() if (drawn == color).all(-1).any()}
 
-    judged.scores[:2], judged.found_at[0] = (0.8, 0.4), 0.8
-    judged.boxes[1] = [2, 2, 30, 30]
-    several = {"missed"} if judged.truth_starts[1] > 1 else set()
+    one = judged.matches
+    one.found[:2, 5], one.found_at[0] = (0.8, 0.4), 0.8
+    one.found[1, 1:5] = [2, 2, 28, 28]
+    several = {"missed"} if (one.truth[:, 0] == 0).sum() > 1 else set()
     assert seen(0.3) == {"correct", "wrong"} | several
     assert seen(0.5) == {"correct"} | several
     assert seen(0.9) == {"missed"}
@@ -91,9 +91,11 @@ def test_draw_tells_outcomes_apart(judged):
 
 
 def test_threshold_curve_marks_the_best(judged):
-    strip = threshold_curve(judged.curves(), 0.3, judged.best())
+    grid = np.linspace(FLOOR, 1, 100)
+    curves = judged.rates(grid) | {"threshold": grid}
+    strip = threshold_curve(curves, 0.3, judged.best())
     assert strip.size == (460, 120)
-    plain = threshold_curve(judged.curves())
+    plain = threshold_curve(curves)
     assert strip.tobytes() != plain.tobytes()
     painted = {color for _, color in plain.getcolors(1 << 20)}
     assert {tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in COLORS.values()} <= painted

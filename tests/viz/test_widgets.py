@@ -266,7 +266,7 @@ def test_compare_walks_through_images_with_errors_alone(sample):
     detector = Detector(FakeModel(["red circle", None, "blue square"]), "cpu")
     view = compare(detector, sample, threshold=0.95)
     one = view.scene.judged["detected"]
-    one.found_at[one.truth_starts[1] : one.truth_starts[2]] = 1.0  # as if all objects of the second image were found
+    one.matches.found_at[one.matches.truth[:, 0] == 1] = 1.0  # as if all objects of the second image were found
     view.controls["errors"].value = True
     assert view.position.max == 4 and view.index == 0
     view.step(1)
@@ -313,7 +313,7 @@ def test_view_of_results_goes_no_lower_than_they_do(sample):
     results = [result.filter(0.4) for result in results]
     assert compare(results, sample).controls["threshold"].min == 0.4
     assert explore(results).controls["threshold"].min == 0.4
-    assert compare(results, sample).scene.judged["detected"].curves()["threshold"][0] == 0.4
+    assert compare(results, sample).scene.judged["detected"].floor == 0.4
 
 
 def test_compare_of_an_unreadable_image_goes_on(sample, tmp_path):
