@@ -12,11 +12,13 @@ class FakeColab:
     Attributes:
         mounts: places that Drive was mounted at. refuse: the error that the next mounts raise, or None.
         uploads: name -> bytes of the file that the user is going to choose; empty if they cancel.
+        downloads: files that were sent to the user. secrets: name -> value of those that the notebook may read.
         widgets: whether ipywidgets were switched on.
     """
 
     def __init__(self):
         self.mounts, self.refuse, self.uploads, self.widgets = [], None, {}, False
+        self.downloads, self.secrets = [], {}
 
     def mount(self, place):
         self.mounts.append(place)
@@ -39,7 +41,8 @@ class FakeColab:
         google = types.ModuleType("google")
         google.colab = types.ModuleType("google.colab")
         google.colab.drive = types.SimpleNamespace(mount=self.mount)
-        google.colab.files = types.SimpleNamespace(upload=self.upload)
+        google.colab.files = types.SimpleNamespace(upload=self.upload, download=self.downloads.append)
+        google.colab.userdata = types.SimpleNamespace(get=lambda name: self.secrets[name])
         google.colab.output = types.SimpleNamespace(enable_custom_widget_manager=self.enable_custom_widget_manager)
         monkeypatch.setitem(sys.modules, "google", google)
         monkeypatch.setitem(sys.modules, "google.colab", google.colab)

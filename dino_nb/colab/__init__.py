@@ -4,8 +4,9 @@ Colab and Kaggle are detected, never assumed: everywhere else these functions le
 """
 
 from dino_nb.colab.forms import checkpoint, clean, dataset, images, recipe, run_folder, source, upload, video
+from dino_nb.colab.hosts import push_to_hub
 from dino_nb.colab.session import Info, in_kaggle, info, mount_drive, setup
-from dino_nb.colab.transfer import keep, stage
+from dino_nb.colab.transfer import keep, send, stage
 from dino_nb.files import in_colab
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "info",
     "keep",
     "mount_drive",
+    "push_to_hub",
     "recipe",
     "run_folder",
+    "send",
     "setup",
     "source",
     "stage",

@@ -13,18 +13,19 @@ from dino_nb import files
 from dino_nb.checkpoints import drive, zoo
 from dino_nb.checkpoints.load import load_model
 from dino_nb.checkpoints.web import is_link
+from dino_nb.colab import hosts
 from dino_nb.colab.transfer import require, stage
 from dino_nb.data.coco_file import read_coco
 from dino_nb.errors import UserError
 from dino_nb.inference.sources import leaves
 from dino_nb.inference.video import is_video, video_writer
 from dino_nb.prepare.archive import extract, is_archive
+from dino_nb.prepare.convert import convert_dataset
 from dino_nb.prepare.folders import is_cocodir, new_folder
 from dino_nb.prepare.sample import make_sample
-from dino_nb.training.state import data_fingerprint
+from dino_nb.training.checkpoint_manager import data_fingerprint
 
 PUBLISHED = "dino-4scale-r50-24ep"  # what fine-tuning on the user's data starts from, if it can be downloaded
-BEST = "checkpoint_best.pth"
 _NOTE = "notebook.json"  # in a run's folder: what it trains, so that another run is not mixed with it
 _UNPACKED = Path("data")
 
@@ -49,14 +50,17 @@ def upload() -> str:
 def source(field: str | PathLike[str] | None, **sample: Any) -> str | PathLike[str]:
     """The annotations that a ``SOURCE`` field means, for ``dino_nb.convert_dataset``.
 
-    A path (a copy on the local disk of what is on Google Drive), a link as it is, ``upload``, or nothing: the sample,
-    of which ``sample`` are options, see ``dino_nb.make_sample``.
+    A path (a copy on the local disk of what is on Google Drive), a link as it is, the address of a data set on
+    Roboflow, Kaggle or the Hugging Face Hub (see ``hosts.SPELLING``), which is downloaded, ``upload``, or nothing: the
+    sample, of which ``sample`` are options, see ``dino_nb.make_sample``.
     """
     typed = clean(field)
     if not typed:
         return make_sample(Path("sample") / "annotations", **sample)
     if typed.lower() == "upload":
         return upload()
+    if hosts.is_hosted(typed):
+        return hosts.fetch(typed, _UNPACKED / "downloads")
     return typed if is_link(typed) else stage(typed)
 
 
@@ -65,7 +69,8 @@ def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int =
 
     Args:
         cocodir: a folder, a zip or tar of one, either on Google Drive too, a folder that holds one of these, a link
-            to a zip, ``upload``, or nothing: the sample, drawn once.
+            to a zip, a data set's address on a host (see ``source``), which is converted with the usual options,
+            ``upload``, or nothing: the sample, drawn once.
         n_train, n_val, sample: of the sample, see ``dino_nb.make_sample``.
 
     Raises:
@@ -75,10 +80,12 @@ def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int =
     if not typed:
         name = "-".join([str(n_train), str(n_val), *sample.get("classes", ())]).replace(" ", "_")
         return make_sample(Path("sample") / name, n_train, n_val, **sample)  # one that is there is left as it is
+    if hosts.is_hosted(typed):
+        return _converted(typed)
     if typed.lower() == "upload":
         typed = upload()
     if is_link(typed):
-        path = drive.fetch(typed, _UNPACKED / "downloads" / hashlib.sha256(typed.encode()).hexdigest()[:8])
+        path = drive.fetch(typed, _UNPACKED / "downloads" / _key(typed))
     else:
         path = files.user_path(typed)
         require(path)
@@ -131,7 +138,8 @@ def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | No
     typed = clean(field)
     if typed.lower() not in ("", "auto"):
         path = files.user_path(typed)
-        return str(path / BEST) if (path / BEST).is_file() else str(path) if path.exists() else typed
+        best = path / zoo.BEST_CHECKPOINT
+        return str(best if best.is_file() else path) if path.exists() else typed
     if data is None or set(_class_names(data)) & set(load_model("dino-tiny", "cpu").class_names or ()):
         print("CHECKPOINT: dino-tiny, the small network that knows the sample's shapes.")
         return "dino-tiny"
@@ -210,16 +218,29 @@ def _inside(path: Path) -> Path:
     )
 
 
+def _converted(address: str) -> Path:
+    """The COCODIR that a data set on a host becomes, made once."""
+    target = _UNPACKED / f"hosted-{_key(address)}"
+    if not target.is_dir():
+        report = convert_dataset(hosts.fetch(address, _UNPACKED / "downloads"), target)
+        counts = ", ".join(f"{split['images']:,} images of {name}" for name, split in report.splits.items())
+        print(f"COCODIR: {address} was converted to {target}: {counts}.")
+    return target
+
+
 def _unpacked(archive: Path) -> Path:
     """The COCODIR in an archive, unpacked once."""
     stat = archive.stat()
-    key = hashlib.sha256(f"{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
-    target = _UNPACKED / f"{archive.stem}-{key}"
+    target = _UNPACKED / f"{archive.stem}-{_key(f'{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}')}"
     if not target.is_dir():
         with new_folder(target) as folder:
             extract(archive, folder)
             _inside(folder)
     return _inside(target)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _class_names(data: str | PathLike[str]) -> list[str]:

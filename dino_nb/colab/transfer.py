@@ -1,121 +1,114 @@
 """Between Google Drive and the local disk: data to where training reads it fast, results to where they are kept."""
 
 import hashlib
-import json
-import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path
 
 from dino_nb import files
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.colab import hosts
+from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.files import in_colab, size_text
-from dino_nb.training.copier import Copier
 
 _COPIES = 8  # at once: Drive answers slowly, not narrowly
-_MANIFEST = ".dino_nb_staged.{}.json"  # beside a copy: which files of it were copied, as [name, bytes, seconds]
 
 
-def stage(path: str | PathLike[str], folder: str | PathLike[str] | None = None) -> Path:
+@disk_errors()
+def stage(path: str | PathLike[str]) -> Path:
     """Copy a file or folder on Google Drive to the local disk, where training reads it fast; returns the local path.
 
-    A path that is not on Drive is returned as it is. A second call copies only what has changed, and removes copies of
-    what is gone from Drive. ``folder``: where to copy to (default: a folder for temporary files). Files there that are
-    not such copies are never touched: one that stands in the way is a ``UserError``.
+    A path that is not on Drive is returned as it is. What is on Drive as it was at an earlier call is not copied again;
+    what has changed since goes to a new local folder, so that no file at hand is replaced or removed.
     """
     source = files.user_path(path)
     if not files.on_drive(source):
         return source
     require(source)
-    if folder is None:
-        folder = Path(tempfile.gettempdir()) / "dino_nb_staged" / hashlib.sha256(str(source).encode()).hexdigest()[:8]
-    target = Path(folder) / source.name
-    found = {p.relative_to(source.parent).as_posix(): p.stat() for p in _files(source)}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    copies = _read_manifest(target)
-    missing = {}
-    for name, stat in found.items():
-        local = Path(folder) / name
-        if not local.exists():
-            missing[name] = stat
-        elif _key(name, local.stat()) != _key(name, stat):
-            if _key(name, local.stat()) not in copies:
-                raise UserError(f"{local} is not a copy from {source}, and is left alone: name another local folder.")
-            missing[name] = stat
-    if (needed := sum(stat.st_size for stat in missing.values())) > (free := shutil.disk_usage(folder).free):
+    found = {file: file.stat() for file in _files(source)}
+    state = sorted((str(file), stat.st_size, int(stat.st_mtime)) for file, stat in found.items())
+    key = hashlib.sha256(repr((str(source), state)).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / "dino_nb_staged" / key
+    (folder / source.name if source.is_dir() else folder).mkdir(parents=True, exist_ok=True)
+    missing = [file for file in found if not (folder / file.relative_to(source.parent)).exists()]
+    needed, free = sum(found[file].st_size for file in missing), shutil.disk_usage(folder).free
+    if needed > free:
         raise UserError(f"{source} takes {size_text(needed)} and {size_text(free)} are free in {folder}.")
-    wanted = {_key(name, stat) for name, stat in found.items()}
-    _write_manifest(target, copies | wanted)  # what an interrupt leaves behind is known as a copy, too
-    for name, *_ in copies - wanted:
-        local = Path(folder) / str(name)
-        if name not in found and local.is_file() and _key(str(name), local.stat()) in copies:
-            local.unlink()
-    _copy_all(source.parent, Path(folder), missing, f"{source.name} to {folder}")
-    _write_manifest(target, wanted)
-    return target
+    _copy(missing, source.parent, folder)
+    return folder / source.name
 
 
-def keep(path: str | PathLike[str], drive_folder: str | PathLike[str], background: bool = False) -> Path | Copier:
+@disk_errors()
+def keep(path: str | PathLike[str], drive_folder: str | PathLike[str]) -> Path:
     """Copy a result, file or folder, into ``drive_folder``, each file whole or not at all; returns its path there.
 
-    A relative ``drive_folder`` is one on Drive in Colab. With ``background`` a thread copies, and a ``Copier`` is
-    returned at once, whose ``wait()`` says whether everything is there.
+    A relative ``drive_folder`` is one on Drive in Colab.
     """
     source, folder = Path(path).expanduser(), Path(drive_folder).expanduser()
     if in_colab() and not folder.is_absolute():
         folder = files.DRIVE / folder
     _require_mounted(folder)
     require(source)
-    problems: list[str] = []
-    copier = Copier(folder, report=print if background else problems.append)
-    for file in _files(source):
-        copier.put(file, file.relative_to(source.parent).as_posix())
-    if background:
-        return copier
-    if not copier.wait():
-        raise UserError(f"{source} was not copied whole: {problems[-1]}")
+    _copy(_files(source), source.parent, folder)
     return folder / source.name
+
+
+def send(path: str | PathLike[str], to: str) -> None:
+    """Hand a result, file or folder, over to where a ``SEND_TO`` field says, and print where it is.
+
+    Args:
+        to: ``download`` (to the user's computer, in Colab), ``hf://owner/name`` (a repository on the Hugging Face Hub,
+            made private if it is new), a folder, on Drive too, or nothing.
+    """
+    source, typed = Path(path), to.strip()
+    if typed.startswith("hf://"):
+        print(f"{source} is at {hosts.push_to_hub(source, typed.removeprefix('hf://').strip('/'))}")
+    elif typed.lower() == "download":
+        archive = source if source.is_file() else _zipped(source)
+        if in_colab():
+            from google.colab import files as colab_files
+
+            colab_files.download(str(archive))
+        else:
+            print(f"{archive} is on this machine: a download works in Colab alone.")
+    elif typed:
+        print(f"{source} is kept at {keep(source, files.user_path(typed))}")
+
+
+@disk_errors()
+def _zipped(folder: Path) -> Path:
+    """A folder's results in one zip beside it; without the states, which only the folder's own training reads."""
+    archive = folder.absolute().with_name(f"{folder.absolute().name}.zip")
+    with files.atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for file in _files(folder):
+            if not any(fnmatch(file.name, pattern) for pattern in hosts.NO_RESULTS):
+                bundle.write(file, file.relative_to(folder))
+    return archive
 
 
 def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
 
 
-def _key(name: str, stat: os.stat_result) -> tuple[str, int, int]:
-    return name, stat.st_size, int(stat.st_mtime)  # Drive keeps whole seconds
-
-
-def _manifest(target: Path) -> Path:
-    return target.with_name(_MANIFEST.format(target.name))
-
-
-def _read_manifest(target: Path) -> set[tuple]:
-    try:
-        return {tuple(row) for row in json.loads(_manifest(target).read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError):
-        return set()
-
-
-def _write_manifest(target: Path, keys: Iterable[tuple]) -> None:
-    files.write_text(_manifest(target), json.dumps(sorted(keys)))
-
-
-def _copy_all(source: Path, folder: Path, missing: dict[str, os.stat_result], what: str) -> None:
+def _copy(sources: Iterable[Path], root: Path, folder: Path) -> None:
+    """Copy files below ``root`` to the same places below ``folder``, with their times."""
     from tqdm.auto import tqdm
 
-    def copy(name: str) -> int:
-        stat = missing[name]
-        with files.atomic_path(folder / name) as temporary:
-            shutil.copyfile(source / name, temporary)
-            os.utime(temporary, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-        return stat.st_size
+    def copy(source: Path) -> int:
+        with files.atomic_path(folder / source.relative_to(root)) as temporary:
+            shutil.copyfile(source, temporary)
+            shutil.copystat(source, temporary)
+        return source.stat().st_size
 
-    total = sum(stat.st_size for stat in missing.values())
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar, ThreadPoolExecutor(_COPIES) as pool:
-        for size in pool.map(copy, missing):
+    sources = list(sources)
+    total = sum(source.stat().st_size for source in sources)
+    bar = tqdm(total=total, desc=f"to {folder}", unit="B", unit_scale=True, disable=not sources)
+    with bar, ThreadPoolExecutor(_COPIES) as pool:
+        for size in pool.map(copy, sources):
             bar.update(size)
 
 

@@ -1,6 +1,6 @@
 """Copies between Drive and the local disk, with local folders in Drive's place."""
 
-import os
+import errno
 import types
 
 import pytest
@@ -8,6 +8,13 @@ import pytest
 from dino_nb import colab, files
 from dino_nb.colab import transfer
 from dino_nb.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """A folder of this test's own for temporary files."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(transfer.tempfile, "tempdir", str(tmp_path / "tmp"))
 
 
 @pytest.fixture
@@ -18,8 +25,7 @@ def drive(colab_session):
 
 
 def tree(folder):
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {name: data for name, data in found.items() if not name.startswith(".dino_nb_staged")}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def write(folder, **contents):
@@ -34,46 +40,30 @@ def test_stage_leaves_local_paths(nowhere, tmp_path):
     assert colab.stage(tmp_path / "nothing") == tmp_path / "nothing"
 
 
-def test_stage_copies_a_folder_and_keeps_it_in_step(drive, tmp_path):
+def test_stage_copies_a_folder_once_for_each_state_of_it(drive):
     data = drive / "my data"
     write(data, a_jpg=b"a" * 5000, sub__b_jpg=b"b", c_jpg=b"")
-    local = colab.stage(data, tmp_path / "local")
-    assert local == tmp_path / "local" / "my data"
+    local = colab.stage(data)
+    assert local.name == "my data" and not local.is_relative_to(drive)
     assert tree(local) == tree(data)
     first = (local / "a.jpg").stat().st_ino
+    assert colab.stage(data) == local and (local / "a.jpg").stat().st_ino == first  # not copied again
+    before = tree(local)
     write(data, sub__b_jpg=b"other", d_jpg=b"d")
     (data / "c.jpg").unlink()
-    assert tree(colab.stage(data, tmp_path / "local")) == tree(data)
-    assert (local / "a.jpg").stat().st_ino == first  # unchanged, not copied again
+    assert tree(colab.stage(data)) == tree(data)
+    assert tree(local) == before  # nothing at hand is replaced or removed
 
 
-def test_stage_never_deletes_or_replaces_what_is_not_its_copy(drive, tmp_path):
-    data, local = drive / "data", tmp_path / "local" / "data"
-    write(data, a_jpg=b"a", b_jpg=b"b")
-    write(local, notes_txt=b"mine")
-    colab.stage(data, tmp_path / "local")
-    write(local, more_txt=b"mine too")
-    (data / "b.jpg").unlink()
-    colab.stage(data, tmp_path / "local")
-    assert tree(local) == {"a.jpg": b"a", "notes.txt": b"mine", "more.txt": b"mine too"}
-    write(local, a_jpg=b"edited here")
-    os.utime(local / "a.jpg", (1, 1))
-    with pytest.raises(UserError, match=r"a\.jpg is not a copy from .*data, and is left alone"):
-        colab.stage(data, tmp_path / "local")
-    assert (local / "a.jpg").read_bytes() == b"edited here"
+def test_stage_leaves_an_edited_copy(drive):
+    write(drive / "data", a_jpg=b"a")
+    local = colab.stage(drive / "data")
+    write(local, a_jpg=b"edited here", notes_txt=b"mine")
+    assert colab.stage(drive / "data") == local
+    assert tree(local) == {"a.jpg": b"edited here", "notes.txt": b"mine"}
 
 
-def test_stage_leaves_an_edited_copy_whose_original_is_gone(drive, tmp_path):
-    data, local = drive / "data", tmp_path / "local" / "data"
-    write(data, a_jpg=b"a", b_jpg=b"b")
-    colab.stage(data, tmp_path / "local")
-    write(local, b_jpg=b"edited here")
-    (data / "b.jpg").unlink()
-    colab.stage(data, tmp_path / "local")
-    assert tree(local) == {"a.jpg": b"a", "b.jpg": b"edited here"}
-
-
-def test_stage_goes_on_after_an_interrupt(drive, tmp_path, monkeypatch):
+def test_stage_goes_on_after_an_interrupt(drive, monkeypatch):
     data = drive / "data"
     write(data, a_jpg=b"a", b_jpg=b"b")
     copy = transfer.shutil.copyfile
@@ -85,10 +75,13 @@ def test_stage_goes_on_after_an_interrupt(drive, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transfer.shutil, "copyfile", stop)
     with pytest.raises(KeyboardInterrupt):
-        colab.stage(data, tmp_path / "local")
-    monkeypatch.setattr(transfer.shutil, "copyfile", copy)
-    write(data, a_jpg=b"newer")
-    assert tree(colab.stage(data, tmp_path / "local")) == {"a.jpg": b"newer", "b.jpg": b"b"}
+        colab.stage(data)
+    monkeypatch.setattr(
+        transfer.shutil, "copyfile", lambda source, target: copied.append(source) or copy(source, target)
+    )
+    copied = []
+    assert tree(colab.stage(data)) == {"a.jpg": b"a", "b.jpg": b"b"}
+    assert data / "b.jpg" in copied
 
 
 def test_stage_gives_an_archive_a_place_of_its_own(drive):
@@ -98,11 +91,9 @@ def test_stage_gives_an_archive_a_place_of_its_own(drive):
     assert (two.name, two.read_bytes()) == ("data.zip", b"2")
     write(drive, one__data_zip=b"changed")
     assert colab.stage(drive / "one" / "data.zip").read_bytes() == b"changed"
-    for path in (one, two):
-        path.unlink()
 
 
-def test_stage_says_what_is_wrong(colab_session, monkeypatch, tmp_path):
+def test_stage_says_what_is_wrong(colab_session, monkeypatch):
     with pytest.raises(UserError, match=r"is on Google Drive, which is not mounted: call dino_nb\.colab\.mount_drive"):
         colab.stage(files.DRIVE / "data")
     write(files.DRIVE, images__a_jpg=b"a" * 2000)
@@ -110,7 +101,7 @@ def test_stage_says_what_is_wrong(colab_session, monkeypatch, tmp_path):
         colab.stage(files.DRIVE / "image")
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"images takes 0\.0 MB and 0\.0 MB are free"):
-        colab.stage(files.DRIVE / "images", tmp_path / "local")
+        colab.stage(files.DRIVE / "images")
 
 
 def test_keep_copies_results_to_drive(colab_session, tmp_path):
@@ -125,17 +116,21 @@ def test_keep_copies_results_to_drive(colab_session, tmp_path):
     assert tree(files.DRIVE / "best") == {"checkpoint.pth": b"weights"}
 
 
-def test_keep_copies_in_the_background(nowhere, tmp_path):
-    write(tmp_path, logs__a_json=b"{}")
-    copier = colab.keep(tmp_path / "logs", tmp_path / "kept", background=True)
-    assert copier.wait()
-    assert tree(tmp_path / "kept") == {"logs/a.json": b"{}"}
+def test_keep_of_a_full_drive_is_a_sentence(drive, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    write(tmp_path / "logs", a_json=b"{}")
+    monkeypatch.setattr(transfer.shutil, "copyfile", full)
+    with pytest.raises(UserError, match="disk is full"):
+        colab.keep(tmp_path / "logs", drive / "kept")
+    assert tree(drive) == {}
 
 
 def test_keep_says_what_is_wrong(nowhere, tmp_path):
     with pytest.raises(UserError, match="there is no"):
         colab.keep(tmp_path / "nothing", tmp_path)
     write(tmp_path, logs__a_json=b"{}", file=b"")
-    with pytest.raises(UserError, match=r"logs was not copied whole: logs/a\.json could not"):
+    with pytest.raises(UserError, match=r"logs cannot be reached: a part of its path is a file"):
         colab.keep(tmp_path / "logs", tmp_path / "file")
     assert tree(tmp_path / "logs") == {"a.json": b"{}"}
