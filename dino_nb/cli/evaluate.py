@@ -19,12 +19,13 @@ import torch
 
 from dino_nb import distributed
 from dino_nb.checkpoints.checkpoint import store_thresholds
+from dino_nb.checkpoints.load import as_model
 from dino_nb.cli.parser import add_options, add_unused
 from dino_nb.cli.published import apply_options, check_architecture
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import LIBRARIES
 from dino_nb.evaluation.compare import compare, saved_results
-from dino_nb.evaluation.evaluate import EvalResult, as_model, evaluate
+from dino_nb.evaluation.evaluate import EvalResult, evaluate
 from dino_nb.prepare.export import FORMATS
 from dino_nb.prepare.folders import refuse_existing
 from dino_nb.training import slurm

@@ -190,21 +190,19 @@ def score(
 
 def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotcoco") -> Any:
     """A ``COCOeval``, run, of ``Scores.data`` and the table of `Detections`."""
-    if library == "hotcoco":
-        import hotcoco
-
-        truth = hotcoco.COCO(data)
-        evaluator = hotcoco.COCOeval(truth, truth.load_res(table + np.array([1, 0, 0, 0, 0, 0, 1])), "bbox")
-    else:
-        from pycocotools.cocoeval import COCOeval
-
-        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score")
-        records = [
-            dict(zip(keys, (i, int(image) + 1, int(category) + 1, [x, y, w, h], w * h, 0, certain)))
-            for i, (image, x, y, w, h, certain, category) in enumerate(table.tolist(), 1)
-        ]
-        evaluator = COCOeval(to_pycocotools(data), to_pycocotools({**data, "annotations": records}), "bbox")
+    rows = table + np.array([1, 0, 0, 0, 0, 0, 1])
     with contextlib.redirect_stdout(io.StringIO()):
+        if library == "hotcoco":
+            from hotcoco import COCO, COCOeval
+
+            truth = COCO(data)
+            found = truth.load_res(rows)
+        else:
+            from pycocotools.cocoeval import COCOeval
+
+            truth = to_pycocotools(data)  # which cannot load an empty table
+            found = truth.loadRes(rows) if len(rows) else to_pycocotools({**data, "annotations": []})
+        evaluator = COCOeval(truth, found, "bbox")
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()

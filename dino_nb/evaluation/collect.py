@@ -2,8 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from dino_nb import distributed
 from dino_nb.data.classes import ClassMatch, match_classes
-from dino_nb.data.dataset import CocoDataset, collate
+from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.images import open_image
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import Detections
@@ -29,7 +28,6 @@ def collect_predictions(
     model: DINO,
     dataset: CocoDataset,
     indices: Iterable[int] | None = None,
-    device: str | torch.device | None = None,
     *,
     match: ClassMatch | None = None,
     batch_size: int = 1,
@@ -39,19 +37,18 @@ def collect_predictions(
     stream: Stream | None = None,
     seconds: dict[str, float] | None = None,
 ) -> Detections:
-    """COCO results of ``model`` on images of ``dataset``.
+    """COCO results of ``model`` on images of ``dataset``; of several processes each takes its share, and gets all.
 
     Args:
-        model: put in eval mode meanwhile.
+        model: stays on its device; put in eval mode meanwhile.
         dataset: a ``CocoDataset`` with an evaluation transform.
-        indices: positions in the data set, e.g. one process's share. Default: all.
-        device: default: where the model is (it is not moved).
-        match: the ``ClassMatch``. Default: :func:`match_model`.
+        indices: positions in the data set. Default: all.
+        match: which output is which category. Default: by the model's names and ids.
         batch_size: images per forward pass. Images of unequal size are padded to the largest, which changes
             scores a little: published numbers are those of 1.
         amp: half precision, on a GPU; ignored on a CPU.
         num_workers: processes that read images. Default: 0 on a CPU, else up to 2.
-        stream: keeps the results of each image on disk as soon as they are there.
+        stream: keeps the results of each image on disk as they come; what it has already is not computed again.
         seconds: ``{step: 0.0}`` of ``STEPS``, to which the time that each took is added. Workers read and transform in
             parallel, so that only ``waiting for images`` delays the network.
 
@@ -63,79 +60,62 @@ def collect_predictions(
         UserError: an image that cannot be read, or outputs that are not finite.
     """
     indices = list(range(len(dataset)) if indices is None else indices)
+    done = {i: stream.done[i] for i in indices if i in stream.done} if stream else {}
+    share = distributed.my_share([i for i in indices if i not in done])
     seconds = dict.fromkeys(STEPS, 0.0) if seconds is None else seconds
     first = next(model.parameters(), torch.empty(0))  # an exported model has none
-    device = torch.device(device or first.device)
+    gpu = first.device.type == "cuda"
     if num_workers is None:
-        num_workers = 0 if device.type == "cpu" else min(2, os.cpu_count() or 1)
+        num_workers = min(2, os.cpu_count() or 1) if gpu else 0
     loader = torch.utils.data.DataLoader(
-        _Reader(dataset, indices),
+        _Reader(dataset, share),
         batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
-        pin_memory=device.type == "cuda",
+        pin_memory=gpu,
         prefetch_factor=4 if num_workers else None,
     )
-    column = _columns((match or match_model(model, dataset.categories)).category_of, dataset)
+    match = match or match_classes(dataset.categories, model.config.num_classes, model.class_names, model.category_ids)
+    column = _columns(match.category_of, dataset)
     found: list[tuple[int, np.ndarray]] = []
+    clock = time.perf_counter()
+
+    def lap(step: str | None) -> None:
+        nonlocal clock
+        began, clock = clock, time.perf_counter()
+        if step:
+            seconds[step] += clock - began
+
     was_training = model.training
     model.eval()
     if isinstance(model, DINO):
         model.optimize()
     try:
-        with tqdm(total=len(indices), desc="evaluating", unit="img", disable=not progress, mininterval=0.5) as bar:
-            clock = time.perf_counter()
-            for batch in loader:
-                if isinstance(batch, UserError):
-                    raise batch
-                images, targets, loading = batch
-                for step, took in loading.items():
-                    seconds[step] += took
-                began, clock = clock, time.perf_counter()
-                seconds["waiting for images"] += clock - began if num_workers else 0
-                outputs = infer(model, [x.to(device, first.dtype, non_blocking=True) for x in images], amp)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                began, clock = clock, time.perf_counter()
-                seconds["network"] += clock - began
+        shown = progress and distributed.is_main()
+        with tqdm(total=len(share), desc="evaluating", unit="img", disable=not shown, mininterval=0.5) as bar:
+            for images, targets, times in loader:
+                for step, took in zip(STEPS, zip(*times)):
+                    seconds[step] += sum(took)
+                lap("waiting for images" if num_workers else None)
+                outputs = infer(model, [x.to(first.device, first.dtype, non_blocking=True) for x in images], amp)
+                if gpu:
+                    torch.cuda.synchronize(first.device)
+                lap("network")
                 for rows in to_rows(outputs, targets, column, model.config.num_select):
-                    found.append((indices[len(found)], rows))
+                    found.append((share[len(found)], rows))
                     if stream is not None:
                         stream.add(*found[-1])
                 bar.update(len(images))
-                began, clock = clock, time.perf_counter()
-                seconds["post-process"] += clock - began
+                lap("post-process")
     finally:
         model.train(was_training)
         if was_training and isinstance(model, DINO):
             model.optimize(False)  # training needs the memory
-    return _table(found, dataset)
-
-
-def collect_shared(
-    model: DINO,
-    dataset: CocoDataset,
-    indices: Sequence[int],
-    *,
-    stream: Stream | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Detections:
-    """:func:`collect_predictions` with the images shared out over ``torchrun``'s processes, if there are several.
-
-    Every process gets all results, those of each image once. What ``stream`` already has is not computed again.
-    """
-    done = {} if stream is None else {i: stream.done[i] for i in indices if i in stream.done}
-    share = distributed.my_share([i for i in indices if i not in done])
-    progress = progress and distributed.is_main()
-    found = collect_predictions(model, dataset, share, progress=progress, stream=stream, **options)
-    starts = np.searchsorted(found.table[:, 0], [share, [i + 1 for i in share]])
-    own = {i: found.table[start:end, 1:] for i, start, end in zip(share, *starts)}
-    return _table(distributed.gather_results({**done, **own}).items(), dataset)
+    return _table([*done.items(), *(pair for part in distributed.all_gather_objects(found) for pair in part)], dataset)
 
 
 def to_rows(
-    outputs: dict[str, torch.Tensor], targets: list[dict], column: dict[int, int], num_select: int
+    outputs: dict[str, torch.Tensor], targets: Iterable[dict], column: dict[int, int], num_select: int
 ) -> list[np.ndarray]:
     """The network's ``outputs`` on one batch: for each image ``(n, 6)`` x, y, width, height, score, ``column[label]``.
 
@@ -151,14 +131,9 @@ def to_rows(
                 f"the network's output for image {target['image_id']!r} is not finite: its weights are damaged, its "
                 "training diverged, or half precision overflows (then leave out amp)."
             )
-        table = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores[:, None], category[:, None]], 1)
+        table = torch.cat([box_convert(boxes, "xyxy", "xywh"), scores[:, None], category[:, None]], 1)
         tables.append(table[category >= 0].double().numpy())
     return tables
-
-
-def match_model(model: DINO, categories: list[dict], by: str = "auto") -> ClassMatch:
-    """:func:`dino_nb.data.classes.match_classes` for a model that carries its names and ids."""
-    return match_classes(categories, model.config.num_classes, model.class_names, model.category_ids, by)
 
 
 def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | None = None) -> Detections:
@@ -169,15 +144,13 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
     image come back clamped. No image is opened if the file has their sizes.
     """
     column = _columns({label: category for category, label in dataset.label_of.items()}, dataset)
-    classes = 1 + max(column, default=0)
-    found = []
+    classes, found = 1 + max(column, default=0), []
     for index in range(len(dataset)) if indices is None else indices:
         target = dataset.target(index)
-        height, width = target["orig_size"].tolist()
         boxes = box_convert(target["boxes"].as_subclass(torch.Tensor), "xyxy", "cxcywh")
         outputs = {
             "pred_logits": torch.nn.functional.one_hot(target["labels"], classes)[None] * 40.0 - 20,
-            "pred_boxes": (boxes / torch.tensor([width, height, width, height]))[None],
+            "pred_boxes": (boxes / target["orig_size"].flip(0).repeat(2))[None],
         }
         found.append((index, to_rows(outputs, [target], column, len(boxes))[0]))
     return _table(found, dataset)
@@ -190,8 +163,8 @@ def _columns(category_of, dataset):
 
 
 def _table(found, dataset):
-    """Pairs of a position and its rows as `Detections`."""
-    positions, parts = zip(*found) if found else ((), ())
+    """Pairs of a position and its rows as `Detections`, by position."""
+    positions, parts = zip(*sorted(found, key=lambda pair: pair[0])) if found else ((), ())
     table = np.empty((sum(map(len, parts)), 7))
     table[:, 0] = np.repeat(np.array(positions, np.float64), [len(rows) for rows in parts])
     np.concatenate([np.empty((0, 6)), *parts], out=table[:, 1:])
@@ -199,7 +172,7 @@ def _table(found, dataset):
 
 
 class _Reader(torch.utils.data.Dataset):
-    """The chosen items and how long they took; an image that cannot be read comes back as its error."""
+    """The chosen images and targets, and how long reading and transforming each took."""
 
     def __init__(self, dataset, indices):
         self.dataset, self.indices = dataset, indices
@@ -208,18 +181,12 @@ class _Reader(torch.utils.data.Dataset):
         return len(self.indices)
 
     def __getitem__(self, position):
-        try:
-            start, index = time.perf_counter(), self.indices[position]
-            image = open_image(self.dataset.path(index))
-            read = time.perf_counter()
-            item = self.dataset.transform(image, self.dataset.target(index, image.height, image.width))
-            return item, {"read": read - start, "transform": time.perf_counter() - read}
-        except UserError as error:
-            return error
+        start, index = time.perf_counter(), self.indices[position]
+        image = open_image(self.dataset.path(index))
+        read = time.perf_counter()
+        item = self.dataset.transform(image, self.dataset.target(index, image.height, image.width))
+        return *item, (read - start, time.perf_counter() - read)
 
 
 def _collate(items):
-    if error := next((item for item in items if isinstance(item, UserError)), None):
-        return error
-    loading = {key: sum(seconds[key] for _, seconds in items) for key in items[0][1]}
-    return *collate([item for item, _ in items]), loading
+    return tuple(zip(*items))

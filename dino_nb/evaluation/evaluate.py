@@ -16,19 +16,19 @@ import torch
 
 from dino_nb import distributed
 from dino_nb.checkpoints import zoo
-from dino_nb.checkpoints.load import load_model, pick_device
-from dino_nb.data.classes import ClassMatch
+from dino_nb.checkpoints.load import as_model
+from dino_nb.data.classes import ClassMatch, match_classes
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.analysis import Analysis, analyse
 from dino_nb.evaluation.coco import Scores, score
-from dino_nb.evaluation.collect import STEPS, collect_shared, match_model
+from dino_nb.evaluation.collect import STEPS, collect_predictions
 from dino_nb.evaluation.labels import write_labels
 from dino_nb.evaluation.stream import Stream, fingerprint
 from dino_nb.evaluation.thresholds import Thresholds
-from dino_nb.models.dino import DINO
+from dino_nb.inference.keywords import check_number
 from dino_nb.prepare.check import check_dataset
 from dino_nb.printer import Block, Printed
 
@@ -39,8 +39,8 @@ class EvalResult(Printed):
 
     Attributes:
         scores: ``Scores``; ``metrics`` (the 12 numbers, 0..1 or -1 where undefined) and ``per_class`` are its parts.
-        match: ``ClassMatch``: how the model's outputs and the data set's categories were paired.
-        dataset: the ``CocoDataset``; ``image_ids``: those of it that were evaluated.
+        match: how the model's outputs and the data set's categories were paired.
+        dataset: what was evaluated on; ``image_ids``: those of it that were.
         seconds: wall time of all; ``images_per_second``: of reading images and of the network alone.
         settings: checkpoint, device, input size, batch size, amp, and for a published checkpoint its published AP.
         threshold: the score from which errors are counted; None for the best F1's.
@@ -105,6 +105,7 @@ class EvalResult(Printed):
         return write_labels(self, folder, format)
 
     def to_dict(self) -> dict[str, Any]:
+        """Every number of the report, as in ``report.json``."""
         return report.to_dict(self)
 
     def blocks(self) -> list[Block]:
@@ -162,46 +163,39 @@ def evaluate(
         read, or the check finds errors.
     """
     started = time.perf_counter()
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise UserError("batch_size and limit must be at least 1.")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"threshold must be in [0, 1], not {threshold}.")
+    check_number("batch_size", batch_size, 1, whole=True)
+    if limit is not None:
+        check_number("limit", limit, 1, whole=True)
+    if threshold is not None:
+        check_number("threshold", threshold, 0, 1)
     if resume and output_dir is None:
         raise UserError("resume needs the output_dir of the interrupted evaluation.")
-    model = as_model(checkpoint, device)
-    short_side, long_side = input_size or model.input_size
+    model: Any = as_model(checkpoint, device)
     if threshold is None:
         stored = (getattr(model, "thresholds", None) or {}).get("overall")
         threshold = stored if isinstance(stored, float) and 0 <= stored <= 1 else None
     if check:
         distributed.run_on_main(_check, cocodir, split, progress)
+    short_side, long_side = input_size or model.input_size
     dataset = CocoDataset(cocodir, split, eval_transform(short_side, long_side))
-    match = match_model(model, dataset.categories, classes)
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    if not count:
+    match = match_classes(dataset.categories, model.config.num_classes, model.class_names, model.category_ids, classes)
+    ids = [dataset.image_id(i) for i in range(len(dataset))][:limit]
+    if not ids:
         raise UserError(f"{dataset.annotation_file} lists no images to evaluate.")
+    computed = {"input_size": [short_side, long_side], "batch_size": batch_size, "amp": amp}
     settings = {
         "checkpoint": str(name or (checkpoint if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__)),
         "device": str(next(model.parameters(), torch.empty(0)).device),
-        "input_size": [short_side, long_side],
-        "batch_size": batch_size,
-        "amp": amp,
+        **computed,
         "limit": limit,
     }
     stream = None
     if output_dir is not None:
-        same = {
-            **settings,
-            "device": None,
-            "limit": None,
-            "split": dataset.split,
-            "classes": sorted(map(str, match.label_of.items())),
-        }
-        same |= {"checkpoint": fingerprint(model), "images": [str(dataset.image_id(i)) for i in range(count)]}
-        stream = Stream(output_dir, same, resume)
+        data = {"split": dataset.split, "classes": sorted(map(str, match.label_of.items())), "images": [*map(str, ids)]}
+        stream = Stream(output_dir, {**computed, **data, "checkpoint": fingerprint(model)}, resume)
     reading, seconds = time.perf_counter(), dict.fromkeys(STEPS, 0.0)
-    found = collect_shared(
-        *(model, dataset, range(count)),
+    found = collect_predictions(
+        *(model, dataset, range(len(ids))),
         stream=stream,
         match=match,
         batch_size=batch_size,
@@ -211,14 +205,13 @@ def evaluate(
         seconds=seconds,
     )
     reading = time.perf_counter() - reading
-    fresh = count - len(stream.done if stream else ())
-    scores = score(dataset.coco(), found, [dataset.image_id(i) for i in range(count)], metrics)
-    settings["published"] = _published(name or checkpoint, dataset, count, settings, model)
-    each = {
-        step: 1000 * sum(s[step] for s in distributed.all_gather_objects(seconds)) / max(1, fresh) for step in STEPS
-    }
-    rate = fresh / reading
-    result = EvalResult(scores, match, dataset, time.perf_counter() - started, rate, settings, threshold, each)
+    fresh = len(ids) - len(stream.done if stream else ())
+    scores = score(dataset.coco(), found, ids, metrics)
+    settings["published"] = _published(name or checkpoint, dataset, settings, model, len(ids))
+    spent = distributed.all_gather_objects(seconds)
+    each = {step: 1000 * sum(one[step] for one in spent) / max(1, fresh) for step in STEPS}
+    took = time.perf_counter() - started
+    result = EvalResult(scores, match, dataset, took, fresh / reading, settings, threshold, each)
     if stream is not None:
         if distributed.is_main():
             report.write(result, stream.folder)
@@ -230,23 +223,16 @@ def _check(cocodir, split, progress):
     check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
 
 
-def as_model(checkpoint: Any, device: str | torch.device | None = None) -> DINO:
-    """The ``DINO`` module behind a checkpoint's name or file, a ``Detector`` or a module, on ``device``."""
-    model = getattr(checkpoint, "model", checkpoint)  # of a Detector
-    if isinstance(model, torch.nn.Module):
-        return model if device is None else model.to(pick_device(device))  # type: ignore[return-value]
-    return load_model(checkpoint, device)
-
-
-def _published(name, dataset, count, settings, model):
+def _published(name, dataset, settings, model, count):
     """The published AP of a zoo checkpoint on COCO's val2017, and what differs from the protocol; None for others."""
     item = zoo.find(Path(name).name) if isinstance(name, (str, Path)) else None
     if item is None or (dataset.split, len(dataset), len(dataset.categories)) != ("val", 5000, 80):
         return None
-    differs = [f"batch size {settings['batch_size']} instead of 1"] if settings["batch_size"] != 1 else []
-    differs += ["half precision instead of float32"] if settings["amp"] and settings["device"] != "cpu" else []
-    if tuple(settings["input_size"]) != tuple(EVAL_SIZE):
-        differs.append(f"input size {settings['input_size']} instead of {list(EVAL_SIZE)}")
-    differs += [f"{model.config.num_select} detections per image"] if model.config.num_select != 300 else []
-    differs += [f"{count:,} of 5,000 images"] if count != len(dataset) else []
-    return {"name": item.name, "AP": item.ap / 100, "differs": differs}
+    differences = {
+        f"batch size {settings['batch_size']} instead of 1": settings["batch_size"] != 1,
+        "half precision instead of float32": settings["amp"] and settings["device"] != "cpu",
+        f"input size {settings['input_size']} instead of {[*EVAL_SIZE]}": settings["input_size"] != [*EVAL_SIZE],
+        f"{model.config.num_select} detections per image": model.config.num_select != 300,
+        f"{count:,} of 5,000 images": count != len(dataset),
+    }
+    return {"name": item.name, "AP": item.ap / 100, "differs": [text for text, so in differences.items() if so]}

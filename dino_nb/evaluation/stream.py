@@ -85,14 +85,8 @@ def fingerprint(model: torch.nn.Module) -> int:
 
 def write_results(path: Path, found: Detections) -> None:
     """Write COCO results as ``json.dump`` would, in little memory."""
-    images, categories = ([json.dumps(i) for i in ids] for ids in (found.image_ids, found.category_ids))
     with disk_errors(), atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         for start in range(0, len(found), _CHUNK):
-            rows = [
-                f'{{"image_id": {images[int(image)]}, "category_id": {categories[int(category)]}, '
-                f'"bbox": [{x!r}, {y!r}, {w!r}, {h!r}], "score": {certain!r}}}'
-                for image, x, y, w, h, certain, category in found.table[start : start + _CHUNK].tolist()
-            ]
-            file.write((", " if start else "") + ", ".join(rows))
+            file.write((", " if start else "") + json.dumps([*found[start : start + _CHUNK]])[1:-1])
         file.write("]")

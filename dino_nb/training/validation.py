@@ -9,7 +9,7 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import eval_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import Detections, ceiling, score
-from dino_nb.evaluation.collect import collect_shared, ground_truth_as_predictions
+from dino_nb.evaluation.collect import collect_predictions, ground_truth_as_predictions
 from dino_nb.evaluation.compare import Comparison
 from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.models.dino import DINO
@@ -37,7 +37,7 @@ class Validation:
         self.coco = self.dataset.coco()
 
     def __call__(self, model: DINO) -> dict[str, float]:
-        results = collect_shared(model, self.dataset, range(len(self.dataset)), amp=self.amp, progress=False)
+        results = collect_predictions(model, self.dataset, amp=self.amp, progress=False)
         scores = score(self.coco, results)
         self.found = scores.found
         return {name: float(value) for name, value in scores.metrics.items()}
