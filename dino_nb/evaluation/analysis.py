@@ -26,19 +26,19 @@ KINDS = {  # name: (TIDE's, meaning)
 _MAX_DETECTIONS = 100  # per image: what TIDE looks at
 _BACKGROUND, _GOOD, _TIGHT = 0.1, 0.5, 0.7  # IoU: overlaps below are none; of a match; of a box drawn well
 _DOUBTFUL = 0.5  # of the threshold: from here on another class than the annotated one makes a label suspicious
-_CROWDING, _SIDES = (1, 3, 10, 30), (0, 640, 1280, 2560)
-_SIZES = (  # name, metric, from and below so many square pixels
-    ("small, below 32 x 32", "APs", 0, 32**2),
-    ("medium, up to 96 x 96", "APm", 32**2, 96**2),
-    ("large", "APl", 96**2, np.inf),
-)
-_SHAPES = (  # name, from and below this width / height
-    ("taller than 1:3", 0, 1 / 3),
-    ("tall, to 2:3", 1 / 3, 2 / 3),
-    ("square", 2 / 3, 1.5),
-    ("wide, from 3:2", 1.5, 3),
-    ("wider than 3:1", 3, 1e5),
-)
+_CROWDING, _SIDES = (1, 3, 10, 30), (0, 640, 1280, 2560)  # the first number of each group
+_SIZES = {  # name: metric, from and below so many square pixels
+    "small, below 32 x 32": ("APs", 0, 32**2),
+    "medium, up to 96 x 96": ("APm", 32**2, 96**2),
+    "large": ("APl", 96**2, np.inf),
+}
+_SHAPES = {  # name: from and below this width / height
+    "taller than 1:3": (0, 1 / 3),
+    "tall, to 2:3": (1 / 3, 2 / 3),
+    "square": (2 / 3, 1.5),
+    "wide, from 3:2": (1.5, 3),
+    "wider than 3:1": (3, 1e5),
+}
 
 
 @dataclass
@@ -99,25 +99,25 @@ def analyse_errors(
 def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
     """Everything that an `Analysis` has. ``threshold``: count detections from this score; default: the best F1's."""
     thresholds = find_thresholds(scores, threshold)
-    threshold = thresholds.used
-    table = scores.found.table
-    certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold]).tide_errors(_GOOD, _BACKGROUND)
+    threshold, table = thresholds.used, scores.found.table
     images = image_counts(scores, threshold)
     best = _best_of_each_image(table)
     evaluator = evaluate_boxes(scores.data, best)
-    tide = evaluator.tide_errors(_GOOD, _BACKGROUND)
+    cost = evaluator.tide_errors(_GOOD, _BACKGROUND)["delta_ap"]
+    certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
+    counts = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
     pairs, label_errors = _pairs(scores, threshold)
     confusion = np.zeros((len(scores.per_class) + 1,) * 2, np.int64)
     np.add.at(confusion, _classes(scores, pairs), 1)
     return Analysis(
         *(scores, thresholds, threshold, scores.metrics["AP50"]),
-        cost={kind: max(0.0, tide["delta_ap"][name]) for kind, (name, _) in KINDS.items()},
-        counts={kind: int(certain["counts"][name]) for kind, (name, _) in KINDS.items()}
+        cost={kind: max(0.0, cost[name]) for kind, (name, _) in KINDS.items()},
+        counts={kind: int(counts[name]) for kind, (name, _) in KINDS.items()}
         | {"correct": sum(int(image["correct"]) for image in images.values())},
         images=images,
         confusion=confusion,
         pairs=pairs,
-        where=_where(scores, evaluator) + _by_aspect(scores, best),
+        where=_where(scores, best, evaluator),
         label_errors=label_errors,
     )
 
@@ -194,27 +194,54 @@ def _suspects(found, truth, mine, objects, taken, sure):
             }
 
 
-def _where(scores, evaluator):
-    """Rows of AP by size, crowding and image side, of groups that have objects."""
+def _where(scores, best, evaluator):
+    """Rows of AP by size, crowding, image side and shape, of groups that have objects."""
     truth = scores.truth[scores.truth[:, 5] == 0]
-    rows = []
-    for name, key, low, high in _SIZES:
-        n = int(((truth[:, 7] >= low) & (truth[:, 7] < high)).sum())
-        rows.append({"group": "object size", "name": name, "count": n, "AP": scores.metrics[key], "AP50": -1.0})
-    count = np.bincount(truth[:, 0].astype(np.int64), minlength=len(scores.found.image_ids))
+    ratios = _ratio(truth[:, 3:5])
+    rows = [
+        ("object size", name, _count(truth[:, 7], low, high), scores.metrics[key], -1.0)
+        for name, (key, low, high) in _SIZES.items()
+    ]
+    crowding = np.bincount(truth[:, 0].astype(np.int64), minlength=len(scores.found.image_ids))
     sides = np.array([max(i.get("width", 0), i.get("height", 0)) for i in scores.data["images"]])
-    for group, values, edges in (
-        ("objects per image", count, _CROWDING),
+    for group, values, starts in (
+        ("objects per image", crowding, _CROWDING),
         ("long side of the image, pixels", sides, _SIDES),
     ):
-        bounds = list(zip(edges, (*edges[1:], np.inf)))
-        inside = [np.flatnonzero((values >= max(low, 1)) & (values < high)) + 1 for low, high in bounds]
-        scored = evaluator.slice_by({str(i): ids.tolist() for i, ids in enumerate(inside) if len(ids)})
-        for i, ((low, high), ids) in enumerate(zip(bounds, inside)):
-            one = scored.get(str(i), {"AP": -1.0, "AP50": -1.0})
+        for low, high in zip(starts, (*starts[1:], np.inf)):
+            ids = np.flatnonzero((values >= max(low, 1)) & (values < high)) + 1
+            one = evaluator.slice_by({"these": ids.tolist()})["these"] if len(ids) else {"AP": -1.0, "AP50": -1.0}
             name = f"{low} to {high - 1}" if high < np.inf else f"{low} and more"
-            rows.append({"group": group, "name": name, "count": len(ids), "AP": one["AP"], "AP50": one["AP50"]})
-    return [row for row in rows if row["count"]]
+            rows.append((group, name, len(ids), one["AP"], one["AP50"]))
+    precision = _by_shape(scores, best)
+    for i, (name, (low, high)) in enumerate(_SHAPES.items(), 1):
+        aps = mean(precision[..., i]), mean(precision[0, ..., i])
+        rows.append(("shape", name, _count(ratios, low, high), *aps))
+    return [dict(zip(("group", "name", "count", "AP", "AP50"), row)) for row in rows if row[2]]
+
+
+def _by_shape(scores, table):
+    """Precision by the shape of objects: COCO's area ranges, with width / height in the place of the area."""
+    from hotcoco import COCO, COCOeval
+
+    ratios = _ratio(scores.truth[:, 3:5]).tolist()
+    truth = COCO({**scores.data, "annotations": [{**a, "area": r} for a, r in zip(scores.data["annotations"], ratios)]})
+    found = truth.load_res(table + np.array([1, 0, 0, 0, 0, 0, 1]))
+    found.update_anns(ids=np.arange(1, len(table) + 1), area=_ratio(table[:, 3:5]))
+    evaluator = COCOeval(truth, found, "bbox")
+    evaluator.params.area_rng = [[0, 1e5], *map(list, _SHAPES.values())]
+    evaluator.params.area_rng_lbl = ["all", *_SHAPES]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return evaluator.eval["precision"][..., -1]
+
+
+def _ratio(sizes):
+    return sizes[:, 0] / np.maximum(sizes[:, 1], 1e-6)
+
+
+def _count(values, low, high):
+    return int(((values >= low) & (values < high)).sum())
 
 
 def _best_of_each_image(table):
@@ -223,30 +250,3 @@ def _best_of_each_image(table):
     image = table[order, 0]
     rank = np.arange(len(order)) - np.searchsorted(image, image)
     return table[np.sort(order[rank < _MAX_DETECTIONS])]
-
-
-def _by_aspect(scores, table):
-    """AP by the shape of objects: COCO's area ranges, with width / height in the place of the area."""
-    from hotcoco import COCO, COCOeval
-
-    ratios = _ratio(scores.truth[:, 3:5])
-    annotations = [{**a, "area": r} for a, r in zip(scores.data["annotations"], ratios.tolist())]
-    truth = COCO({**scores.data, "annotations": annotations})
-    found = truth.load_res(table + np.array([1, 0, 0, 0, 0, 0, 1]))
-    found.update_anns(ids=np.arange(1, len(table) + 1), area=_ratio(table[:, 3:5]))
-    evaluator, (names, *bounds) = COCOeval(truth, found, "bbox"), zip(*_SHAPES)
-    ranges = [[low, high] for low, high in zip(*bounds)]
-    evaluator.params.area_rng, evaluator.params.area_rng_lbl = [[0, 1e5], *ranges], ["all", *names]
-    evaluator.evaluate()
-    evaluator.accumulate()
-    precision, real = evaluator.eval["precision"][..., -1], ratios[scores.truth[:, 5] == 0]
-    rows = []
-    for i, (name, low, high) in enumerate(_SHAPES, 1):
-        n = int(((real >= low) & (real < high)).sum())
-        ap, ap50 = mean(precision[..., i]), mean(precision[0, ..., i])
-        rows.append({"group": "shape", "name": name, "count": n, "AP": ap, "AP50": ap50})
-    return [row for row in rows if row["count"]]
-
-
-def _ratio(sizes):
-    return sizes[:, 0] / np.maximum(sizes[:, 1], 1e-6)

@@ -47,10 +47,8 @@ class Detections(Sequence):
         cls, results: Iterable[dict], image_ids: Sequence, category_ids: Sequence, what: str = "a result"
     ) -> "Detections":
         """From dicts. ``UserError`` for ids that are not listed and for numbers that are none."""
-        known = {
-            "image_id": {i: n for n, i in enumerate(image_ids)},
-            "category_id": {i: n for n, i in enumerate(category_ids)},
-        }
+        known = {"image_id": image_ids, "category_id": category_ids}
+        place = {key: {i: n for n, i in enumerate(ids)} for key, ids in known.items()}
         rows = []
         for number, result in enumerate(results):
             try:
@@ -61,12 +59,12 @@ class Detections(Sequence):
             if len(values) != 5 or not all(map(math.isfinite, values)):
                 needed = "an image_id, a category_id, a bbox of four finite numbers and a finite score"
                 raise UserError(f"{what} (number {number}) needs {needed}: {result!r:.200}")
-            for key, value in ids.items():
-                if isinstance(value, (list, dict)) or value not in known[key]:
+            for key, i in ids.items():
+                if isinstance(i, (list, dict)) or i not in place[key]:
                     raise UserError(
-                        f"{what} (number {number}) has {key} {value!r}, which the annotation file does not list."
+                        f"{what} (number {number}) has {key} {i!r}, which the annotation file does not list."
                     )
-            rows.append((known["image_id"][ids["image_id"]], *values, known["category_id"][ids["category_id"]]))
+            rows.append((place["image_id"][ids["image_id"]], *values, place["category_id"][ids["category_id"]]))
         return cls(np.array(rows, np.float64).reshape(-1, 7), image_ids, category_ids)
 
     def only(self, image_ids: list, category_ids: list) -> "Detections":
@@ -190,19 +188,19 @@ def score(
 
 def evaluate_boxes(data: dict[str, Any], table: np.ndarray, library: str = "hotcoco") -> Any:
     """A ``COCOeval``, run, of ``Scores.data`` and the table of `Detections`."""
-    rows = table + np.array([1, 0, 0, 0, 0, 0, 1])
+    import hotcoco
+    import pycocotools.cocoeval
+
+    rows, kind = table + np.array([1, 0, 0, 0, 0, 0, 1]), hotcoco.COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
         if library == "hotcoco":
-            from hotcoco import COCO, COCOeval
-
-            truth = COCO(data)
+            truth = hotcoco.COCO(data)
             found = truth.load_res(rows)
         else:
-            from pycocotools.cocoeval import COCOeval
-
-            truth = to_pycocotools(data)  # which cannot load an empty table
+            truth, kind = to_pycocotools(data), pycocotools.cocoeval.COCOeval
+            # it loads no empty table
             found = truth.loadRes(rows) if len(rows) else to_pycocotools({**data, "annotations": []})
-        evaluator = COCOeval(truth, found, "bbox")
+        evaluator = kind(truth, found, "bbox")
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
