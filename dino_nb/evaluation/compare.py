@@ -6,7 +6,7 @@ the bootstrap is therefore here.
 
 import json
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError
 from dino_nb.evaluation.analysis import image_counts
 from dino_nb.evaluation.coco import read_results, score
-from dino_nb.evaluation.drawing import beside
+from dino_nb.evaluation.drawing import draw_found
 from dino_nb.evaluation.evaluate import EvalResult, evaluate
 from dino_nb.evaluation.matching import CROWD, match
 from dino_nb.evaluation.thresholds import find_thresholds
 from dino_nb.files import write_text
 from dino_nb.printer import Block, Lines, Printed, Table, counted, to_page, to_text
 
-IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
+_IOUS, _RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
 _WORK = 3e7  # detections times samples, which bounds the time that intervals take
 _SHOWN = 4  # images
 
@@ -43,8 +43,8 @@ class Comparison(Printed):
         changed: ``(image id, F1 of a, F1 of b)`` at each one's best threshold, largest change first.
     """
 
-    a: EvalResult = field(repr=False)
-    b: EvalResult = field(repr=False)
+    a: EvalResult
+    b: EvalResult
     rows: list[dict[str, Any]]
     per_class: list[dict[str, Any]]
     changed: list[tuple[Any, float, float]]
@@ -58,27 +58,29 @@ class Comparison(Printed):
 
     def sentence(self) -> str:
         """The verdict on AP in one line."""
-        row = self.rows[0]
-        n = counted(len(self.a.image_ids), "image")
+        row, n = self.rows[0], counted(len(self.a.image_ids), "image")
         if row["verdict"] == "cannot be told apart":
             return f"AP {_signed(row)}: the two cannot be told apart on {n}."
         return f"AP {_signed(row)}: {self.b.settings['checkpoint']} is {row['verdict']}, measured on {n}."
 
     def blocks(self) -> list[Block]:
-        names = [f"{side}: {getattr(self, side).settings['checkpoint']}" for side in "ab"]
-        heads = ("", "a", "b", "difference", "")
+        names = [f"{side}: {one.settings['checkpoint']}" for side, one in (("a", self.a), ("b", self.b))]
         tables = [
-            Table(heads, [(r["name"], r["a"], r["b"], _signed(r), r["verdict"]) for r in rows], 1000)
-            for rows in (self.rows, self.per_class)
+            [(r["name"], r["a"], r["b"], _signed(r), r["verdict"]) for r in x] for x in (self.rows, self.per_class)
         ]
-        return [Lines([self.sentence(), *names, "In brackets: 95 % intervals of a paired bootstrap."]), *tables]
+        told = Lines([self.sentence(), *names, "In brackets: 95 % intervals of a paired bootstrap."])
+        return [told, *(Table(("", "a", "b", "difference", ""), rows, 1000) for rows in tables)]
 
     def images(self, n: int = _SHOWN) -> list[Block]:
         """The images that changed most: ground truth, ``a`` and ``b`` side by side, from each one's best threshold."""
+        best = [find_thresholds(one.scores).best for one in (self.a, self.b)]
         blocks: list[Block] = []
         for image_id, before, after in self.changed[:n]:
-            sides = [(self.a, 0, "ground truth"), (self.a, 1, "a"), (self.b, 1, "b")]
-            shown = [(name, partial(_side, result, image_id, which)) for result, which, name in sides]
+            shown = [
+                ("ground truth", partial(draw_found, self.a, image_id)),
+                ("a", partial(draw_found, self.a, image_id, best[0])),
+                ("b", partial(draw_found, self.b, image_id, best[1])),
+            ]
             title = f"{self.a.path(image_id).name}: F1 {before:.2f} -> {after:.2f}"
             blocks.append(Images(title, shown, 300, True))
         return blocks
@@ -131,12 +133,11 @@ def compare(
     ap, recall = (after - before for before, after in zip(*(_bootstrap(one.scores, draws) for one in (a, b))))
     spread = {"AP": ap, "AP50": ap[..., :1], "AP75": ap[..., 5:6], "AR100": recall}
     rows = [_row(n, a.metrics[n], b.metrics[n], spread.get(n)) for n in a.metrics]
-    pairs = list(zip(a.per_class, b.per_class))
-    classes = [_row(x["name"], x["AP"], y["AP"], ap[:, [i]]) for i, (x, y) in enumerate(pairs)]
+    pairs = enumerate(zip(a.per_class, b.per_class))
+    classes = [_row(x["name"], x["AP"], y["AP"], ap[:, [i]]) for i, (x, y) in pairs]
     f1 = [image_counts(one.scores, find_thresholds(one.scores).best) for one in (a, b)]
-    changed = [(i, f1[0][i]["f1"], f1[1][i]["f1"]) for i in common]
-    changed = sorted((c for c in changed if c[1] != c[2]), key=lambda c: -abs(c[2] - c[1]))
-    return Comparison(a, b, rows, classes, changed)
+    changed = [(i, f1[0][i]["f1"], f1[1][i]["f1"]) for i in common if f1[0][i]["f1"] != f1[1][i]["f1"]]
+    return Comparison(a, b, rows, classes, sorted(changed, key=lambda c: -abs(c[2] - c[1])))
 
 
 def saved_results(given: Any) -> Path | None:
@@ -146,16 +147,38 @@ def saved_results(given: Any) -> Path | None:
     return path if path.suffix == ".json" else None
 
 
-def _side(result, image_id, which):
-    return beside(result, image_id, find_thresholds(result.scores).best)[which]
+def _result(given, cocodir, split, options):
+    if isinstance(given, EvalResult):
+        return given
+    path = saved_results(given)
+    if path is None and cocodir is None:
+        raise UserError(f"to compare checkpoints, name the data set: compare({str(given)!r}, ..., COCODIR).")
+    if path is None:
+        return evaluate(cocodir, given, split=split or "val", **options)
+    report, saved = path.with_name("report.json"), {}
+    try:
+        if report.is_file():
+            saved = json.loads(report.read_text(encoding="utf-8"))
+            cocodir, split = cocodir or saved["data"]["folder"], split or saved["data"]["split"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{report} is not the report of an evaluation; name the data set instead.") from None
+    if cocodir is None:
+        raise UserError(f"nothing says which data set {path} is of: name it (COCODIR).")
+    dataset = CocoDataset(cocodir, split or "val")
+    every = [dataset.image_id(i) for i in range(len(dataset))]
+    found = read_results(path, every, dataset.category_ids)
+    scores = score(dataset.coco(), found, every[: saved.get("limit")])
+    names = dict(zip(dataset.category_ids, dataset.class_names))
+    match = ClassMatch({c: i for i, c in enumerate(names)}, names, "as in the saved results")
+    return EvalResult(scores, match, dataset, 0.0, 0.0, {"checkpoint": saved.get("checkpoint") or str(path)})
 
 
 def _bootstrap(scores, draws):
     """AP and recall ``(samples, classes, 10 IoUs)`` with each image as often as ``draws (samples, images)`` says; NaN
     where there is no object."""
     table, truth = scores.found.table, scores.truth[scores.truth[:, 5] == 0]
-    status = [match(table, scores.truth, iou) for iou in IOUS]
-    ap = np.full((len(draws), len(scores.per_class), len(IOUS)), np.nan)
+    status = [match(table, scores.truth, iou) for iou in _IOUS]
+    ap = np.full((len(draws), len(scores.per_class), len(_IOUS)), np.nan)
     recall = ap.copy()
     for k in range(len(scores.per_class)):
         own = np.flatnonzero(table[:, 6] == k)
@@ -171,7 +194,7 @@ def _bootstrap(scores, draws):
                 found = np.cumsum(weight[hit])
                 total = np.cumsum(weight * known)[hit]
                 envelope = np.maximum.accumulate((found / np.maximum(total, 1))[::-1])[::-1]
-                at = np.searchsorted(found / objects[n], RECALLS)
+                at = np.searchsorted(found / objects[n], _RECALLS)
                 ap[n, k, i] = np.append(envelope, 0)[at].mean()
                 recall[n, k, i] = found[-1] / objects[n] if len(found) else 0
     return ap, recall
@@ -197,32 +220,3 @@ def _signed(row):
         return "-"
     ends = "" if row["low"] is None else f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
     return f"{100 * row['difference']:+.1f}{ends}"
-
-
-def _result(given, cocodir, split, options):
-    if isinstance(given, EvalResult):
-        return given
-    path = saved_results(given)
-    if path is None:
-        if cocodir is None:
-            raise UserError(f"to compare checkpoints, name the data set: compare({str(given)!r}, ..., COCODIR).")
-        return evaluate(cocodir, given, split=split or "val", **options)
-    saved, beside_it = {}, path.with_name("report.json")
-    if beside_it.is_file():
-        try:
-            saved = json.loads(beside_it.read_text(encoding="utf-8"))
-            saved = {"cocodir": saved["data"]["folder"], **{k: saved.get(k) for k in ("checkpoint", "limit")}} | saved[
-                "data"
-            ]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{beside_it} is not the report of an evaluation; name the data set instead.") from None
-    cocodir = cocodir or saved.get("cocodir")
-    if cocodir is None:
-        raise UserError(f"nothing says which data set {path} is of: name it (COCODIR).")
-    dataset = CocoDataset(cocodir, split or saved.get("split", "val"))
-    every = [dataset.image_id(i) for i in range(len(dataset))]
-    found = read_results(path, every, dataset.category_ids)
-    scores = score(dataset.coco(), found, every[: saved.get("limit")])
-    names = dict(zip(dataset.category_ids, dataset.class_names))
-    match = ClassMatch({c: i for i, c in enumerate(names)}, names, "as in the saved results")
-    return EvalResult(scores, match, dataset, 0.0, 0.0, {"checkpoint": saved.get("checkpoint") or str(path)})

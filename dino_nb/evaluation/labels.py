@@ -13,26 +13,17 @@ _QUESTIONS = {"wrong class": "{annotated}, or {found}?", "missing box": "a {foun
 
 def label_rows(result: Any) -> list[dict[str, Any]]:
     """Labels to check of an ``EvalResult``, most certain first: image, kind, classes, annotation, the box found."""
-    scores, names = result.scores, [row["name"] for row in result.per_class]
-    rows = []
+    scores, names, rows = result.scores, [row["name"] for row in result.per_class], []
     for c in result.analysis.label_errors:
-        _, x, y, w, h, certain, category = scores.found.table[c["detection"]].tolist()
-        about = c["object"]
-        image_id = scores.found.image_ids[c["image"]]
-        file = result.path(image_id).relative_to(result.dataset.image_dir).as_posix()
-        known = {
-            "annotated": "" if about is None else names[int(scores.truth[about, 6])],
-            "found": names[int(category)],
-        }
-        rows.append(
-            {
-                **{"file": file, "image_id": image_id, "kind": c["kind"]},
-                **{"question": _QUESTIONS[c["kind"]].format(**known), "certainty": c["certainty"], **known},
-                "annotation_id": None if about is None else scores.annotations[about]["id"],
-                "category_id": scores.found.category_ids[int(category)],
-                **{"score": certain, "x": x, "y": y, "width": w, "height": h},
-            }
-        )
+        found, about = scores.found[c["detection"]], c["object"]
+        label = names[scores.found.category_ids.index(found["category_id"])]
+        known = {"annotated": "" if about is None else names[int(scores.truth[about, 6])], "found": label}
+        file = result.path(found["image_id"]).relative_to(result.dataset.image_dir)
+        row = {"file": file.as_posix(), "image_id": found["image_id"], "kind": c["kind"]}
+        row |= {"question": _QUESTIONS[c["kind"]].format(**known), "certainty": c["certainty"], **known}
+        row |= {"annotation_id": None if about is None else scores.annotations[about]["id"]}
+        row |= {"category_id": found["category_id"], "score": found["score"]}
+        rows.append(row | dict(zip(("x", "y", "width", "height"), found["bbox"])))
     return rows
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dino_nb.charts import COLORS, Bars, Curves, Images, Matrix, Section
 from dino_nb.errors import UserError, did_you_mean, printable
 from dino_nb.evaluation.analysis import KINDS
 from dino_nb.evaluation.coco import METRICS
-from dino_nb.evaluation.drawing import beside, crop
+from dino_nb.evaluation.drawing import crop, draw_found
 from dino_nb.evaluation.labels import label_rows, labels_to_check
 from dino_nb.evaluation.stream import write_results
 from dino_nb.files import write_text
@@ -24,7 +25,7 @@ from dino_nb.printer import Block, Lines, Printed, Table, to_page, to_text
 from dino_nb.version import __version__
 
 _COLUMNS = ("images", "objects", "AP", "AP50", "AP75", "AR100")
-_THRESHOLD = ("used", "precision", "recall", "f1", "best", "best_f1", "curves")
+_RATES = ("precision", "recall", "f1")
 _NOTHING = "There are no annotations, so nothing was scored."
 _CLASSES, _CELLS, _CROPS, _LABELS, _WORST = 20, 12, 6, 24, 6  # shown at most, which bounds the size of the page
 
@@ -53,69 +54,71 @@ def short(result: Any) -> list[Block]:
 
 def numbers(result: Any) -> list[Block]:
     """The 12 numbers, and how they came about."""
-    settings, data = result.settings, result.dataset
+    settings, matched = result.settings, _matched_ap(result)
     size = " / ".join(map(str, settings.get("input_size", [])))
-    lines = [f"{data.image_dir}: {len(result.image_ids):,} images, {_objects(result):,} objects"]
-    lines += [f"{settings.get('checkpoint')} on {settings.get('device')}, images resized to {size}"]
-    lines += str(result.match).split("\n")
-    if result.match.missing and _matched_ap(result) >= 0:
-        lines.append(f"AP of the matched classes alone: {_matched_ap(result):.3f}")
+    lines = [
+        f"{result.dataset.image_dir}: {len(result.image_ids):,} images, {_objects(result):,} objects",
+        f"{settings.get('checkpoint')} on {settings.get('device')}, images resized to {size}",
+        *str(result.match).split("\n"),
+    ]
+    if result.match.missing and matched >= 0:
+        lines.append(f"AP of the matched classes alone: {matched:.3f}")
     if published := settings.get("published"):
         differs = f"; measured with {', '.join(published['differs'])}" if published["differs"] else ""
         lines.append(f"published AP of {published['name']}: {published['AP']:.3f}{differs}")
-    rate = f"{result.images_per_second:.2f} images/s"
-    if result.milliseconds:
-        rate += f" (ms per image: {', '.join(f'{step} {ms:.1f}' for step, ms in result.milliseconds.items())})"
+    steps = ", ".join(f"{step} {ms:.1f}" for step, ms in (result.milliseconds or {}).items())
+    rate = f"{result.images_per_second:.2f} images/s" + (f" (ms per image: {steps})" if steps else "")
     found = f"{len(result.scores.found):,} detections in {result.seconds:.1f} s"
     lines.append(f"{found}, {rate}; scored by {result.scores.library}")
     if result.output_dir is not None:
         lines.append(f"written to {result.output_dir}: results.json, report.html, .txt, .json, per_class.csv")
     if not _objects(result):
         return [Lines([*lines, _NOTHING])]
-    rows = [(name, value, METRICS[name]) for name, value in result.metrics.items()]
-    return [Lines(lines), Table(("metric", "", ""), rows)]
+    return [Lines(lines), Table(("metric", "", ""), [(name, v, METRICS[name]) for name, v in result.metrics.items()])]
 
 
 def threshold(result: Any) -> list[Block]:
-    """Which score to cut at."""
+    """Which score to cut at, and whether scores can be believed."""
     found = result.thresholds
     lines = [f"At {found.used:.3f}: precision {found.precision:.3f}, recall {found.recall:.3f}, F1 {found.f1:.3f}."]
     lines += [f"The best F1, {found.best_f1:.3f}, is at {found.best:.3f}."] if found.used != found.best else []
-    keys = ("precision", "recall", "f1")
-    series = [(k, found.curves["score"], found.curves[k], c) for k, c in zip(keys, COLORS)]
-    rows = [(r["name"], *(r[k] for k in (*keys, "threshold", "best_f1"))) for r in found.rows]
+    series = [(name, found.curves["score"], found.curves[name], color) for name, color in zip(_RATES, COLORS)]
+    rows = [(r["name"], *(r[k] for k in (*_RATES, "threshold", "best_f1"))) for r in found.rows]
     heads = ("class", "precision", "recall", "F1", "own best threshold", "F1 there")
-    curves = Curves("All classes, over the threshold", series, "threshold (dashed: the one in use)", found.used)
     certain, right = ([b[k] for b in found.reliability] for k in ("score", "right"))
-    exact = ("exact", [0, 1], [0, 1], "currentColor")
-    bins = Curves(
-        "Share of detections that are right, over the score", [("found", certain, right, COLORS[1]), exact], "score"
-    )
-    return [Lines(lines), curves, Table(heads, rows, 1000), Lines([found.calibration()]), bins]
+    bins = [("found", certain, right, COLORS[1]), ("exact", [0, 1], [0, 1], "currentColor")]
+    return [
+        Lines(lines),
+        Curves("All classes, over the threshold", series, "threshold (dashed: the one in use)", found.used),
+        Table(heads, rows, 1000),
+        Lines([found.calibration()]),
+        Curves("Share of detections that are right, over the score", bins, "score"),
+    ]
 
 
 def classes(result: Any) -> list[Block]:
     """AP of the classes, and their curves of precision over recall."""
-    rows = sorted((r["AP"], i) for i, r in enumerate(result.per_class) if r["objects"])
+    order = [i for _, i in sorted((r["AP"], i) for i, r in enumerate(result.per_class) if r["objects"])]
     precision, recall = result.scores.precision[0], np.linspace(0, 1, 101).tolist()
-    named = [i for _, i in (rows if len(rows) <= len(COLORS) else rows[:3] + rows[-3:])]
-    series = [("", recall, precision[:, i].tolist(), "#8888") for _, i in rows if i not in named]
-    series += [(result.per_class[i]["name"], recall, precision[:, i].tolist(), COLORS[n]) for n, i in enumerate(named)]
-    series += [("mean", recall, precision[:, [i for _, i in rows]].mean(1).tolist(), "currentColor")]
-    which = "" if len(rows) <= len(COLORS) else ": worst and best three named"
-    return [_class_table(result), Curves(f"Precision over recall at IoU 0.5{which}", series, "recall")]
+    few = len(order) <= len(COLORS)
+    named = order if few else order[:3] + order[-3:]
+    series = [("", recall, precision[:, i].tolist(), "#8888") for i in order if i not in named]
+    series += [(result.per_class[i]["name"], recall, precision[:, i].tolist(), c) for i, c in zip(named, COLORS)]
+    series += [("mean", recall, precision[:, order].mean(1).tolist(), "currentColor")]
+    title = f"Precision over recall at IoU 0.5{'' if few else ': worst and best three named'}"
+    return [_class_table(result), Curves(title, series, "recall")]
 
 
 def errors(result: Any) -> list[Block]:
     """Kinds of errors, and where the AP is low."""
     found = result.analysis
-    rows = [
-        (f"{k}: {m}", found.cost[k], f"{found.counts[k]:,}, AP50 +{found.cost[k]:.3f} without")
-        for k, (_, m) in KINDS.items()
-    ]
-    where = [(r["group"], r["name"], r["count"], r["AP"], r["AP50"]) for r in found.where]
     told = f"From score {found.threshold:.3f} {found.counts['correct']:,} detections are correct. Wrong ones:"
-    return [Lines([told]), Bars(rows), Table(("AP by", "", "number", "AP", "AP50"), where)]
+    bars = [
+        (f"{kind}: {meaning}", found.cost[kind], f"{found.counts[kind]:,}, AP50 +{found.cost[kind]:.3f} without")
+        for kind, (_, meaning) in KINDS.items()
+    ]
+    where = [tuple(row.values()) for row in found.where]
+    return [Lines([told]), Bars(bars), Table(("AP by", "", "number", "AP", "AP50"), where)]
 
 
 def confusion(result: Any) -> list[Block]:
@@ -132,19 +135,15 @@ def confusion(result: Any) -> list[Block]:
     which = f" The {_CLASSES} classes with the most mistakes of {k}." if k > _CLASSES else ""
     told = f"Rows: what is there; columns: what was found, from score {found.threshold:.3f} at IoU 0.5.{which}"
     labels = [names[i] for i in shown]
-    return [
+    blocks: list[Block] = [
         Lines([told, "Dashed: the object; solid: the detection."]),
         Matrix("object", labels, labels, counts[np.ix_(shown, shown)].tolist(), links),
-        *(
-            Images(
-                f"{names[i]} {'missed' if j == k else 'found as ' + names[j]} ({wrong[i, j]:,})",
-                [("", partial(crop, result, a, b, 110)) for a, b in found.cell(i, j)[:_CROPS].tolist()],
-                110,
-                anchor=f"cell-{i}-{j}",
-            )
-            for i, j in cells
-        ),
     ]
+    for i, j in cells:
+        title = f"{names[i]} {'missed' if j == k else 'found as ' + names[j]} ({wrong[i, j]:,})"
+        crops = [("", partial(crop, result, a, b, 110)) for a, b in found.cell(i, j)[:_CROPS].tolist()]
+        blocks.append(Images(title, crops, 110, anchor=f"cell-{i}-{j}"))
+    return blocks
 
 
 def labels(result: Any) -> list[Block]:
@@ -152,18 +151,16 @@ def labels(result: Any) -> list[Block]:
     rows = label_rows(result)
     if not rows:
         return [Lines(["No label looks wrong."])]
-    told = [
+    told = (
         f"{len(rows):,} labels to look at, in label_errors.csv and labels_to_check.json (COCO); "
         "save_labels(folder) writes them for LabelMe. Dashed: the label."
-    ]
-    crops = [
-        (
-            f"{row['file']}: {row['question']} {row['certainty']:.2f}",
-            partial(crop, result, -1 if c["object"] is None else c["object"], c["detection"]),
-        )
-        for row, c in zip(rows[:_LABELS], result.analysis.label_errors)
-    ]
-    return [Lines(told), Images("The most certain", crops, 160, True)]
+    )
+    crops = []
+    for row, c in zip(rows[:_LABELS], result.analysis.label_errors):
+        about = -1 if c["object"] is None else c["object"]
+        caption = f"{row['file']}: {row['question']} {row['certainty']:.2f}"
+        crops.append((caption, partial(crop, result, about, c["detection"])))
+    return [Lines([told]), Images("The most certain", crops, 160, True)]
 
 
 def worst(result: Any) -> list[Block]:
@@ -171,18 +168,18 @@ def worst(result: Any) -> list[Block]:
     found = result.analysis
     blocks: list[Block] = []
     for image_id in found.worst(_WORST):
-        count = found.images[image_id]
-        name = result.path(image_id).name
-        title = f"{name}: {count['missed']} missed, {count['wrong']} wrong, {count['correct']} correct"
-        sides = [partial(lambda i, k: beside(result, i, found.threshold)[k], image_id, k) for k in (0, 1)]
-        blocks.append(Images(title, list(zip(("ground truth", "found"), sides)), 440, True))
+        counts = ", ".join(f"{found.images[image_id][kind]} {kind}" for kind in ("missed", "wrong", "correct"))
+        sides = [
+            ("ground truth", partial(draw_found, result, image_id)),
+            ("found", partial(draw_found, result, image_id, found.threshold)),
+        ]
+        blocks.append(Images(f"{result.path(image_id).name}: {counts}", sides, 440, True))
     return blocks or [Lines(["No image has an error."])]
 
 
 def settings(result: Any) -> list[Block]:
     """What was measured with."""
-    rows = [(k, str(v)) for k, v in {**result.settings, **_versions()}.items()]
-    return [Table(("", ""), rows)]
+    return [Table(("", ""), [(k, str(v)) for k, v in {**result.settings, **_versions()}.items()])]
 
 
 PARTS = {
@@ -201,15 +198,12 @@ def sections(result: Any) -> list[Block]:
 
 def to_dict(result: Any) -> dict[str, Any]:
     """Every number of the report as plain values; undefined numbers are -1, as in COCO's own tools."""
-    match = result.match
+    data, match, names = result.dataset, result.match, [row["name"] for row in result.per_class] + ["background"]
     report = {
         "version": __version__,
         "data": {
-            "folder": str(result.dataset.image_dir.parent),
-            "split": result.dataset.split,
-            "images": len(result.image_ids),
-            "objects": _objects(result),
-            "classes": len(result.per_class),
+            **{"folder": str(data.image_dir.parent), "split": data.split, "images": len(result.image_ids)},
+            **{"objects": _objects(result), "classes": len(result.per_class)},
         },
         "metrics": result.metrics,
         "per_class": _class_rows(result),
@@ -229,16 +223,15 @@ def to_dict(result: Any) -> dict[str, Any]:
     }
     if not _objects(result):
         return report
-    found, names = result.analysis, [row["name"] for row in result.per_class] + ["background"]
-    thresholds = result.thresholds
+    found, thresholds = result.analysis, asdict(result.thresholds)
     cells = [
-        {"object": names[i], "found": names[j], "count": int(found.confusion[i, j])}
-        | {"share": float(found.confusion[i, j] / found.confusion[i].sum())}
-        for i, j in np.argwhere(found.confusion).tolist()
+        {"object": names[i], "found": names[j], "count": int(row[j]), "share": float(row[j] / row.sum())}
+        for i, row in enumerate(found.confusion)
+        for j in np.flatnonzero(row)
     ]
     return report | {
-        "threshold": {k: getattr(thresholds, k) for k in _THRESHOLD},
-        "calibration": {"error": thresholds.calibration_error, "bins": thresholds.reliability},
+        "threshold": {k: thresholds[k] for k in ("used", *_RATES, "best", "best_f1", "curves")},
+        "calibration": {"error": thresholds["calibration_error"], "bins": thresholds["reliability"]},
         "errors": {"counts": found.counts, "cost_in_AP50": found.cost, "AP50": found.ap50},
         "where": found.where,
         "confusion": cells,
@@ -263,32 +256,30 @@ def write(result: Any, folder: str | Path) -> None:
 
 
 def _csv(rows):
-    """A table for spreadsheets, where a cell that begins like a formula would be run."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["nothing"])
     writer.writeheader()
-    for row in rows:
-        plain = {k: printable(v, 200) if isinstance(v, str) else v for k, v in row.items()}
-        writer.writerow(
-            {k: f"'{v}" if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v for k, v in plain.items()}
-        )
+    writer.writerows({key: _tame(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
+def _tame(value):
+    """Text for a cell of a spreadsheet, which would run what begins like a formula; other values as they are."""
+    text = printable(value, 200) if isinstance(value, str) else ""
+    return value if not text else f"'{text}" if text[0] in "=+-@" else text
+
+
 def _class_rows(result):
+    own = ("threshold", "best_f1", *_RATES)
     rows = [{**row, "matched": row["id"] in result.match.label_of} for row in result.per_class]
-    if not _objects(result):
-        return rows
-    own = ("threshold", "best_f1", "precision", "recall", "f1")
-    return [{**row, **{k: t[k] for k in own}} for row, t in zip(rows, result.thresholds.rows)]
+    known = result.thresholds.rows if _objects(result) else []
+    return [{**row, **{k: t[k] for k in own}} for row, t in zip(rows, known)] or rows
 
 
 def _class_table(result):
     known = result.match.label_of
-    rows = [
-        (row["name"] + ("" if row["id"] in known else " (not known)"), *(row[c] for c in _COLUMNS))
-        for row in result.per_class
-    ]
+    names = [row["name"] + ("" if row["id"] in known else " (not known)") for row in result.per_class]
+    rows = [(name, *(row[c] for c in _COLUMNS)) for name, row in zip(names, result.per_class)]
     return Table(("class", *_COLUMNS), rows, 1000)
 
 

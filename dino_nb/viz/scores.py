@@ -7,7 +7,7 @@ from PIL import Image
 
 from dino_nb.errors import UserError, did_you_mean
 from dino_nb.evaluation.analysis import Analysis
-from dino_nb.evaluation.drawing import beside, crop
+from dino_nb.evaluation.drawing import crop, draw_found
 from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.sheet import grid
 
@@ -32,7 +32,7 @@ def worst_images(
     sides: list[Image.Image] = []
     titles: list[str] = []
     for image_id in errors.worst(n):
-        sides += beside(result, image_id, errors.threshold)
+        sides += [draw_found(result, image_id), draw_found(result, image_id, errors.threshold)]
         count = errors.images[image_id]
         titles += [f"{result.path(image_id).name}: ground truth", f"{count['missed']} missed, {count['wrong']} wrong"]
     return grid(sides, columns=2, titles=titles, width=width) if sides else None
