@@ -26,6 +26,9 @@ _SWINS = {
 _RESNETS = {6: "resnet50", 23: "resnet101"}  # blocks of the third stage
 
 _HEADS = {"class_embed", "bbox_embed"}
+# A name that only the same detector of another project has. There each decoder layer has heads of its own (and detrex
+# shifts its position embedding), so that no renaming makes such a file this network.
+_ELSEWHERE = {"bbox_head.cls_branches.0.weight": "mmdetection", "transformer.level_embeds": "detrex"}
 
 # (ours, published); the first rule whose left side matches is used
 _TRANSFORMER: list[tuple[str, Any]] = [
@@ -65,7 +68,8 @@ def load_official(source: str | Path | Mapping[str, Any], weights: str = "model"
         where: what messages call it.
 
     Raises:
-        UserError: one message with every missing and unexpected name and wrong shape (five of each are shown).
+        UserError: one message with every missing and unexpected name and wrong shape (five of each are shown), or
+            the name of the project, mmdetection or detrex, whose DINO it is: theirs differ from the published one.
     """
     model = getattr(source, "model", source)
     if isinstance(model, DINO):  # of a Detector, or the module itself
@@ -79,6 +83,12 @@ def load_official(source: str | Path | Mapping[str, Any], weights: str = "model"
     if source.get("format") == "dino_nb" or "dino_nb" in (source.get("metadata") or ()):
         raise UserError(f"{where} is a checkpoint of this package, without published names: use dino_nb.load.")
     state, args = _state_dict(source, weights, where)
+    if project := next((project for name, project in _ELSEWHERE.items() if name in state), None):
+        raise UserError(
+            f"{where} is a DINO of {project}. Each of its decoder layers has heads of its own, and the layers here "
+            "share one, as published: its weights fit no network of this package. Start from a published checkpoint "
+            "(dino-nb zoo lists them)."
+        )
     check_whole(state, where)
     config = read_config(state, args, where)
     with torch.device("meta"):  # takes no memory, whatever sizes a damaged file asks for

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from dino_nb.data.dataset import collate
 from dino_nb.data.images import TURNS, turned_boxes, turned_size
 from dino_nb.data.mix import LEAST_SIDE, LEAST_VISIBLE, Item, mixup, mosaic, uniform
-from dino_nb.data.transforms import EVAL_SIZE, MEAN, as_boxes, train_transform
+from dino_nb.data.transforms import EVAL_SIZE, MEAN, as_boxes, normalize, train_transform
 from dino_nb.errors import UserError, did_you_mean
 
 PRESETS = {
@@ -53,7 +53,7 @@ class Augmentation:
         self.images_per_item = (4 if "mosaic" in self._mixed else 1) + (1 if "mixup" in self._mixed else 0)
 
     def __call__(self, image: Image.Image, target: dict[str, Any]) -> Item:
-        """``(PIL image, target)`` as the network takes them; the target of an item to be mixed has a ``seed``."""
+        """``(PIL image, target)`` of ``train_transform``; the target of an item to be mixed has a ``seed``."""
         if not self.on:
             return self.published(image, target)
         for step in self._steps:
@@ -64,10 +64,13 @@ class Augmentation:
         return tensor, target
 
     def collate(self, items: Sequence[Item]) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
-        """A batch as ``(list of images, list of targets)``, some of them mixed with others of it (of this process)."""
+        """A batch as ``(list of images, list of targets)``, some of them mixed with others of it (of this process).
+
+        Images are uint8 pixels; those of a batch that was mixed are normalised.
+        """
         seeds = [target.pop("seed", None) for _, target in items]
         if len(items) > 1 and None not in seeds:
-            mixed = []
+            items, mixed = [(normalize(image), target) for image, target in items], []
             for i, (item, seed) in enumerate(zip(items, seeds)):
                 draw = torch.Generator().manual_seed(seed)
                 others = [items[(i + 1 + k) % len(items)] for k in torch.randint(len(items) - 1, (3,), generator=draw)]

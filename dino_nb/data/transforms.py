@@ -1,9 +1,10 @@
-"""The published image pipelines, on ``torchvision.transforms.v2``: PIL image in, normalised tensor out.
+"""The published image pipelines, on ``torchvision.transforms.v2``: PIL image in, tensor out.
 
 Resizing goes through PIL (bilinear, antialiased) to a size computed here: torchvision's own rule for the long side
 differs from the published one by a pixel on some images, and published numbers hold for published pixels.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,13 +75,17 @@ class RandomSizeCrop(v2.Transform):
 class ToModelInput(v2.Transform):
     """The last step: ``(image, target)`` as the network takes them.
 
-    The image becomes a ``(3, H, W)`` float32 tensor normalised by ImageNet's mean and deviation. Boxes that the
-    crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of the resized image;
-    ``area`` is in its pixels, and ``size`` is its ``(h, w)``.
+    The image becomes a ``(3, H, W)`` tensor: its uint8 pixels, to be normalised on the device, or ``normalised``
+    float32. Boxes that the crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of
+    the resized image; ``area`` is in its pixels, and ``size`` is its ``(h, w)``.
     """
 
+    def __init__(self, normalised: bool = True) -> None:
+        super().__init__()
+        self.normalised = normalised
+
     def forward(self, image: Image.Image, target: dict | None = None) -> Any:
-        tensor = image_to_tensor(image)
+        tensor = image_to_tensor(image) if self.normalised else F.pil_to_tensor(image)
         if target is None:
             return tensor
         height, width = tensor.shape[-2:]
@@ -99,14 +104,33 @@ class ToModelInput(v2.Transform):
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
     """A PIL image (RGB) as a normalised ``(3, H, W)`` float32 tensor, not resized."""
-    return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), list(MEAN), list(STD))
+    return normalize(F.pil_to_tensor(image))
+
+
+def normalize(image: torch.Tensor) -> torch.Tensor:
+    """``(3, H, W)`` uint8 pixels, on any device, by ImageNet's mean and deviation in float32; does not wait for it.
+
+    A floating-point image is taken as normalised and comes back as it is.
+    """
+    if image.is_floating_point():
+        return image
+    mean, std = _statistics(image.device)
+    return image.to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return mean, std
 
 
 def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
-    """The PIL image that a normalised ``(3, H, W)`` tensor shows: :func:`image_to_tensor` undone."""
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    pixels = tensor.detach().cpu().float() * std[:, None, None] + mean[:, None, None]
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+    """The PIL image that a ``(3, H, W)`` tensor of uint8 pixels shows, or a normalised one."""
+    if tensor.is_floating_point():
+        mean, std = _statistics(torch.device("cpu"))
+        tensor = ((tensor.detach().cpu().float() * std + mean).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(tensor.cpu().permute(1, 2, 0).numpy())
 
 
 def eval_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2.Transform:
@@ -115,7 +139,7 @@ def eval_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2
 
 
 def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2.Transform:
-    """The published training pipeline, with all its sizes scaled to a largest short side of ``size``.
+    """The published training pipeline, with all its sizes scaled to a largest short side of ``size``, to uint8 pixels.
 
     A flip; then half the time a resize, half the time a smaller resize, a random crop and a resize. At 800 / 1333
     these are the published numbers (480..800 in steps of 32; 400, 500 or 600 and a crop of 384..600); a small
@@ -124,7 +148,9 @@ def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v
     sizes, crop_resize, crop = ([round(s * size / EVAL_SIZE[0]) for s in group] for group in _TRAIN_GROUPS)
     resize = ResizeShortSide(sizes, max_size)
     cropped = v2.Compose([ResizeShortSide(crop_resize), RandomSizeCrop(*crop), resize])
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), ToModelInput()])
+    return v2.Compose(
+        [v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), ToModelInput(normalised=False)]
+    )
 
 
 _TRAIN_GROUPS = (_TRAIN_SIZES, _CROP_RESIZE, _CROP)

@@ -1,5 +1,7 @@
 """DINO's losses: focal, L1 and GIoU on every layer, on the query selection and on the denoising queries."""
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -7,6 +9,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from dino_nb import distributed
 from dino_nb.config import ModelConfig
+from dino_nb.models.denoising import DenoisingQueries
 from dino_nb.models.layers import at_least_float32, cxcywh_to_xyxy, generalized_iou
 from dino_nb.training.matcher import HungarianMatcher
 
@@ -51,16 +54,36 @@ class Criterion:
         # The objects of all images lie one after another: one index picks those of all images and layers.
         labels = torch.cat([t["labels"] for t in targets])  # (N,)
         boxes = torch.cat([t["boxes"] for t in targets])  # (N, 4)
+        firsts = list(itertools.accumulate((len(t["labels"]) for t in targets), initial=0))
         self._check_labels(labels, outputs["pred_logits"].shape[-1])
-        layers = {"": outputs}
-        layers |= {f"_{i}": layer for i, layer in enumerate(outputs.get("aux_outputs", []))}
+        layers = {"": outputs} | {f"_{i}": layer for i, layer in enumerate(outputs.get("aux_outputs", []))}
         if "interm_outputs" in outputs:
             layers["_interm"] = outputs["interm_outputs"]
+        matches = self.matcher(list(layers.values()), targets)
+        pairs = [  # for each layer and image (3, P): image, query and object
+            torch.stack([torch.full_like(src, i), src, tgt + firsts[i]])
+            for layer in matches
+            for i, (src, tgt) in enumerate(layer)
+        ]
+        counts = [sum(len(src) for src, _ in layer) for layer in matches]
+        indices = torch.cat(pairs, 1).to(labels.device, non_blocking=True).split(counts, 1)  # of all layers in one copy
+        terms = [(suffix, layer, index, num_boxes) for (suffix, layer), index in zip(layers.items(), indices)]
+
         losses: dict[str, Tensor] = {}
-        indices = self._indices(self.matcher(list(layers.values()), targets), targets, labels.device)
-        for (suffix, layer), index in zip(layers.items(), indices):
-            losses |= self._layer_losses(layer, index, labels, boxes, num_boxes, suffix)
-        return losses | self._denoising_losses(outputs, targets, labels, boxes, num_boxes)
+        suffixes = ["_dn", *(f"_dn_{i}" for i in range(len(outputs.get("aux_outputs", []))))]
+        if noisy := outputs.get("dn_outputs"):
+            index = self._copies(noisy["queries"], firsts, labels.device)
+            divisor = num_boxes * noisy["queries"].num_dn_groups
+            terms += [(s, layer, index, divisor) for s, layer in zip(suffixes, [noisy, *noisy["aux_outputs"]])]
+        for suffix, layer, index, divisor in terms:
+            found = self.loss_labels(layer, index, labels, boxes, divisor)
+            found |= self.loss_boxes(layer, index, boxes, divisor)
+            losses |= {name + suffix: loss for name, loss in found.items()}
+        if not noisy:
+            # The same names in every step: averages over steps and processes stay comparable.
+            zero = outputs["pred_logits"].sum() * 0
+            losses |= {name + s: zero for s in suffixes for name in ("loss_ce", "loss_bbox", "loss_giou")}
+        return losses
 
     def loss_labels(
         self, layer: dict, index: Tensor, labels: Tensor, boxes: Tensor, num_boxes: float
@@ -88,50 +111,17 @@ class Criterion:
         giou = generalized_iou(cxcywh_to_xyxy(src_boxes), cxcywh_to_xyxy(tgt_boxes))  # (P,)
         return {"loss_bbox": (src_boxes - tgt_boxes).abs().sum() / num_boxes, "loss_giou": (1 - giou).sum() / num_boxes}
 
-    def _layer_losses(self, layer, index, labels, boxes, num_boxes, suffix):
-        losses = self.loss_labels(layer, index, labels, boxes, num_boxes) | self.loss_boxes(
-            layer, index, boxes, num_boxes
-        )
-        return {name + suffix: loss for name, loss in losses.items()}
-
-    def _indices(self, matches, targets, device):
-        """For each layer ``(3, P)``: image, query and object. One copy to the device brings those of all layers."""
-        firsts = [0]  # where the objects of each image begin
-        for target in targets:
-            firsts.append(firsts[-1] + len(target["labels"]))
-        pairs = [
-            torch.stack([torch.full_like(src, i), src, tgt + firsts[i]])
-            for layer in matches
-            for i, (src, tgt) in enumerate(layer)
-        ]
-        return (
-            torch.cat(pairs, 1)
-            .to(device, non_blocking=True)
-            .split([sum(len(src) for src, _ in layer) for layer in matches], 1)
-        )
-
-    def _denoising_losses(self, outputs, targets, labels, boxes, num_boxes):
-        noisy = outputs.get("dn_outputs")
-        suffixes = ["_dn", *(f"_dn_{i}" for i in range(len(outputs.get("aux_outputs", []))))]
-        if noisy is None:
-            # The same names in every step: averages over steps and processes stay comparable.
-            zero = outputs["pred_logits"].sum() * 0
-            return {name + s: zero for s in suffixes for name in ("loss_ce", "loss_bbox", "loss_giou")}
-        queries, pairs, first = noisy["queries"], [], 0
-        group_starts = (
-            2 * queries.max_gt * torch.arange(queries.num_dn_groups, device=labels.device)[:, None]
-        )  # (groups, 1)
-        for i, (chosen, target) in enumerate(zip(queries.chosen, targets)):
+    @staticmethod
+    def _copies(queries: DenoisingQueries, firsts: list[int], device: torch.device) -> Tensor:
+        """``(3, P)``: image, query and object of the positives of all denoising groups."""
+        starts = 2 * queries.max_gt * torch.arange(queries.num_dn_groups, device=device)[:, None]  # (groups, 1)
+        pairs = []
+        for i, (chosen, first) in enumerate(zip(queries.chosen, firsts)):
             # query j of a group's positives is a copy of the image's object chosen[j]
-            src_idx = (group_starts + torch.arange(len(chosen), device=labels.device)).flatten()
-            pairs.append(
-                torch.stack([torch.full_like(src_idx, i), src_idx, chosen.repeat(queries.num_dn_groups) + first])
-            )
-            first += len(target["labels"])
-        index, losses = torch.cat(pairs, 1), {}
-        for suffix, layer in zip(suffixes, [noisy, *noisy["aux_outputs"]]):
-            losses |= self._layer_losses(layer, index, labels, boxes, num_boxes * queries.num_dn_groups, suffix)
-        return losses
+            src_idx = (starts + torch.arange(len(chosen), device=device)).flatten()
+            tgt_idx = chosen.repeat(queries.num_dn_groups) + first
+            pairs.append(torch.stack([torch.full_like(src_idx, i), src_idx, tgt_idx]))
+        return torch.cat(pairs, 1)
 
     @staticmethod
     def _check_labels(labels, num_classes):

@@ -15,22 +15,19 @@ from dino_nb.errors import UserError, did_you_mean
 _STAGE = re.compile(r"backbone\..*?(?:layers?|stages|blocks)[._]?(\d+)[._]")
 
 
-def freeze(model: nn.Module, patterns: Iterable[str]) -> int:
-    """Switch off the gradient of every parameter whose name contains one of ``patterns``; returns how many.
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Switch off the gradient of every parameter whose name contains one of ``patterns``.
 
     Raises ``UserError`` for a pattern that is in no parameter's name.
     """
-    patterns, frozen = list(patterns), 0
-    names = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters())
     for pattern in patterns:
-        if not any(pattern in name for name in names):
-            words = {word for name in names for word in name.split(".")}
+        found = [name for name in parameters if pattern in name]
+        if not found:
+            words = {word for name in parameters for word in name.split(".")}
             raise UserError(f"frozen part {pattern!r} is in no parameter's name.{did_you_mean(pattern, words)}")
-    for name, parameter in model.named_parameters():
-        if any(pattern in name for pattern in patterns):
-            parameter.requires_grad_(False)
-            frozen += 1
-    return frozen
+        for name in found:
+            parameters[name].requires_grad_(False)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -54,13 +51,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
             rate *= config.sampling_lr
         decay = config.weight_decay if config.decay_norms or parameter.ndim > 1 else 0.0
         groups.setdefault((in_backbone, rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-            for (_, rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        fused=True,
-    )
+    options = [
+        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        for (_, rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    return torch.optim.AdamW(options, fused=True)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -22,23 +22,19 @@ def choose(device: torch.device | str, wanted: str = "auto") -> str:
     ``torch.cuda.is_bf16_supported()`` is not asked: it says True on a T4, which emulates bf16 slowly.
     """
     device = torch.device(device)
+    native = {"fp32"}
     if device.type == "cuda":
-        native_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-        best = "bf16" if native_bf16 else "fp16"
-    elif device.type == "cpu":
-        native_bf16 = cpu_has_bf16()
-        best = "bf16" if native_bf16 else "fp32"
-    else:
-        native_bf16, best = False, "fp32"
-    if wanted == "auto":
-        return best
-    if wanted == "bf16" and not native_bf16:
+        native |= {"fp16", "bf16"} if torch.cuda.get_device_capability(device) >= (8, 0) else {"fp16"}
+    elif device.type == "cpu" and cpu_has_bf16():
+        native.add("bf16")
+    best = next(name for name in ("bf16", "fp16", "fp32") if name in native)
+    if wanted == "bf16" and wanted not in native:
         raise UserError(
             f"{device.type} has no native bfloat16 here: leave amp=auto (which chooses {best}) or use fp32."
         )
     if wanted == "fp16" and device.type == "cpu":
         raise UserError("fp16 training needs a GPU: leave amp=auto on a CPU.")
-    return wanted
+    return best if wanted == "auto" else wanted
 
 
 def cpu_has_bf16() -> bool:
@@ -50,7 +46,7 @@ def cpu_has_bf16() -> bool:
 
 
 class Precision:
-    """One run's arithmetic: the autocast context, and the gradient scaler for fp16, which lives as long as the run."""
+    """One run's arithmetic: the autocast context, and the gradient ``scaler`` of fp16, as old as the run."""
 
     def __init__(self, name: str, device: torch.device | str) -> None:
         self.name, self.device_type = name, torch.device(device).type
@@ -63,22 +59,13 @@ class Precision:
         return torch.autocast(self.device_type, _DTYPES[self.name], enabled=_DTYPES[self.name] is not None)
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of the scaled loss, to be unscaled by ``scaler.unscale_`` before they are used."""
         self.scaler.scale(loss).backward()
-
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step, unless the fp16 gradients overflowed, and adapt the scale."""
         self.scaler.step(optimizer)
         self.scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.scaler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.scaler.is_enabled() and state:
-            self.scaler.load_state_dict(state)
 
 
 def to_float32(outputs: Any) -> Any:

@@ -22,44 +22,34 @@ def training_batches(
     images: int = 8,
     input_size: tuple[int, int] = EVAL_SIZE,
     seed: int = 0,
-    epoch: int = 0,
-    columns: int = 4,
     width: int = 1600,
 ) -> Image.Image:
-    """A sheet of the first ``images`` that a run with this ``seed`` trains on in ``epoch``, as one batch.
+    """A sheet of the first ``images`` that a run with this ``seed`` trains on, as one batch.
 
     Args:
         cocodir: the data set; its ``train`` split is shown.
         augment: a preset or names, as of `dino_nb.data.augment.Augmentation`.
         images: how many, from 1 to the number of training images.
         input_size: short side and limit of the long side in pixels, as in ``TrainConfig``.
-        columns, width: images in a row, and pixels of the sheet.
+        width: pixels of the sheet.
     """
     augmentation = Augmentation(augment, *input_size)
-    dataset = CocoDataset(cocodir, "train", augmentation)
-    return first_batch(dataset, augmentation, seed, images, epoch, columns, width)
+    return first_batch(CocoDataset(cocodir, "train", augmentation), augmentation, seed, images, width)
 
 
 def first_batch(
-    dataset: CocoDataset,
-    augmentation: Augmentation,
-    seed: int,
-    images: int = 8,
-    epoch: int = 0,
-    columns: int = 4,
-    width: int = 1600,
+    dataset: CocoDataset, augmentation: Augmentation, seed: int, images: int = 8, width: int = 1600
 ) -> Image.Image:
     """The same of a data set whose transform ``augmentation`` is."""
     count = max(1, min(images, len(dataset)))
     sampler = ResumableBatchSampler([(1, 1)] * len(dataset), count, seed)
-    sampler.set_epoch(epoch)
     seeded = SeededDataset(dataset, seed)
     tensors, targets = augmentation.collate([seeded[key] for key in next(iter(sampler))])
     colors, shown, titles = class_colors(dataset.class_names), [], []
     for tensor, target in zip(tensors, targets):
         high, wide = tensor.shape[-2:]
-        corners = box_convert(target["boxes"], "cxcywh", "xyxy") * tensor.new_tensor([wide, high, wide, high])
+        corners = box_convert(target["boxes"], "cxcywh", "xyxy") * target["boxes"].new_tensor([wide, high, wide, high])
         names = [dataset.class_names[label] for label in target["labels"].tolist()]
         shown.append(draw_boxes(tensor_to_image(tensor), corners, names, colors=colors))
         titles.append(f"{wide} x {high}, {counted(len(names), 'object')}")
-    return grid(shown, columns, titles, width)
+    return grid(shown, 4, titles, width)

@@ -41,12 +41,18 @@ class Progress:
         self.folder, self.device, self.active = Path(output_dir), device, active
         self.live = in_notebook() if live is None else live
         self.records: list[dict] = []
-        self._display = self._writer = None
+        self._display: Any = None
+        self._writer: Any = None
         self._images = 0
         self._began = time.monotonic()
         self.bar = tqdm(total=total_steps, disable=not active, unit="step", dynamic_ncols=True, desc="training")
         if tensorboard and active:
-            self._writer = _tensorboard(self.folder / "tensorboard")
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+            except ImportError:
+                self.say("TensorBoard events are not written: `pip install tensorboard` first.")
 
     def begin(self, step: int, history: list[dict]) -> None:
         """Make the log that of a run at ``step`` with the evaluations ``history``, and set the bar there.
@@ -78,7 +84,7 @@ class Progress:
         self._log({"kind": "epoch", **record})
         self.say(f"epoch {record['epoch']}: AP {record['AP']:.3f}, AP50 {record['AP50']:.3f}")
         if self.active:
-            self.draw()
+            self._draw()
         self._images, self._began = 0, time.monotonic()  # the rate is that of training, not of evaluation
 
     def say(self, text: str) -> None:
@@ -86,11 +92,10 @@ class Progress:
         if self.active:
             tqdm.write(text)
 
-    def draw(self) -> None:
+    def _draw(self) -> None:
         """Write ``curves.png``; in a notebook show the same figure, replacing the one before."""
-        figure = curves(self.records)
         with atomic_path(self.folder / CURVES) as temporary:
-            figure.savefig(temporary, format="png", dpi=100)
+            curves(self.records).savefig(temporary, format="png", dpi=100)
         if self.live:
             from IPython.display import Image, display
 
@@ -100,15 +105,8 @@ class Progress:
             else:
                 self._display.update(image)
 
-    def steps(self) -> list[dict]:
-        """What was logged of steps."""
-        return [record for record in self.records if record["kind"] == "step"]
-
-    def files(self) -> list[Path]:
-        """What is worth keeping elsewhere too."""
-        return [path for name in (LOG, CURVES) if (path := self.folder / name).exists()]
-
     def close(self) -> None:
+        """End the bar and the events."""
         self.bar.close()
         if self._writer:
             self._writer.close()
@@ -181,12 +179,3 @@ def in_notebook() -> bool:
         return False
     shell = get_ipython()
     return shell is not None and hasattr(shell, "kernel")
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        tqdm.write("TensorBoard events are not written: `pip install tensorboard` first.")
-        return None
-    return SummaryWriter(str(folder))

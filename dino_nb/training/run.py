@@ -73,7 +73,7 @@ class Run:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
             "sampler": self.sampler.state_dict(),
             "history": self.history,
             "epoch": self.epoch,
@@ -95,7 +95,8 @@ class Run:
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.precision.load_state_dict(state["scaler"])
+        if state["scaler"] and self.precision.scaler.is_enabled():
+            self.precision.scaler.load_state_dict(state["scaler"])
         self.sampler.load_state_dict(state["sampler"])
         self.history, self.epoch, self.step = state["history"], state["epoch"], state["step"]
         self.skipped, self.shaped = state["nonfinite"], state.get("shaped", {})

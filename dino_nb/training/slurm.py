@@ -16,6 +16,7 @@ from dino_nb.errors import UserError
 
 _WARNING_SECONDS = 180  # before the end of the job's time: a step, and writing the state
 _REQUEUES = 100
+_SLURM = ("partition", "account", "qos", "constraint")  # options that are passed on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpus", type=int, default=8, help="GPUs a machine, one process each (default 8)")
     group.add_argument("--hours", type=float, default=48, help="time until the job is requeued (default 48)")
     group.add_argument("--cpus", type=int, default=10, help="processors a GPU (default 10)")
-    for name in ("partition", "account", "qos", "constraint"):
+    for name in _SLURM:
         group.add_argument(f"--{name}", help=f"Slurm's {name}")
     group.add_argument(
         "--cluster", choices=("slurm", "local"), default="slurm", help="local: processes of this machine, to try it out"
@@ -53,21 +54,20 @@ def submit(
         raise UserError('--slurm needs submitit: pip install "dino-nb[slurm]"') from error
     if args.nodes < 1 or args.gpus < 1:
         raise UserError(f"a job needs at least one node and one GPU a node, not {args.nodes} and {args.gpus}.")
-    folder = Path(output_dir).resolve() / "slurm"
+    folder = Path(output_dir).resolve() / "slurm" / "%j"
+    requeues = {"slurm_max_num_timeout": _REQUEUES, "local_max_num_timeout": _REQUEUES}
     try:
-        executor = submitit.AutoExecutor(
-            folder / "%j", args.cluster, slurm_max_num_timeout=_REQUEUES, local_max_num_timeout=_REQUEUES
-        )
+        executor = submitit.AutoExecutor(folder, args.cluster, **requeues)
     except RuntimeError as error:
         raise UserError(
             f"there is no Slurm on this machine ({error}). Submit from a login node of the cluster, or use torchrun "
             "on the machines themselves."
         ) from error
-    wanted = {f"slurm_{name}": getattr(args, name) for name in ("partition", "account", "qos", "constraint")}
-    # AutoExecutor's own timeout is in whole minutes; the local executor alone takes parts of one.
-    minutes = (
-        {"local_timeout_min": args.hours * 60} if args.cluster == "local" else {"timeout_min": round(args.hours * 60)}
-    )
+    options = {f"slurm_{name}": getattr(args, name) for name in _SLURM if getattr(args, name)}
+    if args.cluster == "local":
+        options["local_timeout_min"] = args.hours * 60
+    else:  # whole minutes
+        options["timeout_min"] = round(args.hours * 60)
     executor.update_parameters(
         name="dino-nb",
         nodes=args.nodes,
@@ -77,8 +77,7 @@ def submit(
         stderr_to_stdout=True,
         slurm_signal_delay_s=_WARNING_SECONDS,
         slurm_srun_args=["--kill-on-bad-exit=1"],  # a process that fails takes the others with it
-        **minutes,
-        **{name: value for name, value in wanted.items() if value},
+        **options,
     )
     args = copy.copy(args)
     args.slurm = False
@@ -125,11 +124,11 @@ def _stop_training_first() -> Callable[[], bool]:
     requeue, idle = signal.getsignal(number), signal.getsignal(signal.SIGTERM)
     came = []
 
-    def stop(signum, frame):
+    def stop(*received):
         if signal.getsignal(signal.SIGTERM) is idle:  # nothing is being trained yet, or any more
-            requeue(signum, frame)
+            requeue(*received)
         else:
-            came.append((signum, frame))
+            came.append(received)
             signal.raise_signal(signal.SIGTERM)
 
     def after():

@@ -19,6 +19,7 @@ from torch import Tensor
 from dino_nb import distributed
 from dino_nb.checkpoints.checkpoint import save_checkpoint, store_thresholds
 from dino_nb.checkpoints.zoo import BEST_CHECKPOINT, LAST_CHECKPOINT
+from dino_nb.data.transforms import normalize
 from dino_nb.errors import UserError
 from dino_nb.evaluation.compare import Comparison, compare
 from dino_nb.evaluation.evaluate import EvalResult
@@ -89,12 +90,12 @@ def train_step(run: Run, images: list[Tensor], targets: list[dict]) -> dict[str,
     """One optimiser step on an effective batch; returns the loss, its terms and the norm of the gradient."""
     seed_everything(run.config.seed, run.step, distributed.rank())
     set_learning_rate(run.optimizer, rate_factor(run.config, run.step, len(run.sampler)))
-    images = [image.to(run.device, non_blocking=True) for image in images]
+    images = [normalize(image.to(run.device, non_blocking=True)) for image in images]
     learned = [{k: t[k].to(run.device, non_blocking=True) for k in ("labels", "boxes")} for t in targets]
     losses, parts = gradients_within_memory(run, images, learned)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     distributed.average_gradients(parameters)  # all processes then see the same norm, and skip the same steps
-    run.precision.unscale(run.optimizer)
+    run.precision.scaler.unscale_(run.optimizer)
     norm = clip_gradients(parameters, run.config.clip_max_norm)
     # The only time that a step waits for the device, besides the matcher's.
     values = torch.stack([*losses.values(), norm, *parts]).tolist()

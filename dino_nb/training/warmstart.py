@@ -10,7 +10,6 @@ from dino_nb.errors import UserError, did_you_mean
 from dino_nb.models.dino import DINO
 
 PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)  # a new class starts at a probability of 1 % everywhere
-CLASS_HEADS, LABEL_BOOK = "class_embed", "label_enc"
 
 
 @dataclass
@@ -27,7 +26,7 @@ class WarmStart:
     new_classes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """The readable table: tensors by their fate, grouped by the first parts of their names."""
+        """The readable table: tensors by their fate."""
         rows = [
             ("loaded", self.loaded),
             ("class rows by name", self.by_class),
@@ -35,9 +34,10 @@ class WarmStart:
             ("re-initialised: shape differs", [f"{n} {a} -> {b}" for n, (a, b) in self.misfits.items()]),
             ("re-initialised: not in checkpoint", self.missing),
             ("in the checkpoint only", self.unused),
+            ("classes kept from the checkpoint", self.kept_classes),
+            ("new classes", self.new_classes),
         ]
-        classes = [("classes kept from the checkpoint", self.kept_classes), ("new classes", self.new_classes)]
-        lines = [f"  {title:34} {len(names):5}  {_shorten(names)}" for title, names in rows + classes if names]
+        lines = [f"  {title:34} {len(names):5}  {_shorten(names)}" for title, names in rows if names]
         return "\n".join(["Tensors of the checkpoint:", *lines])
 
 
@@ -68,8 +68,12 @@ def warm_start(
             report.ignored.append(name)
         elif name not in source:
             report.missing.append(name)
-        elif rows is not None and _is_by_class(name):
-            new_state[name] = _carry_rows(name, tensor, source[name], rows)
+        elif rows is not None and ("class_embed" in name or "label_enc" in name):
+            new_state[name] = tensor.clone()
+            if "class_embed" in name:
+                new_state[name].fill_(PRIOR_BIAS if name.endswith("bias") else 0.0)
+            for i, row in rows.items():
+                new_state[name][i] = source[name][row].to(tensor.dtype)
             report.by_class.append(name)
         elif source[name].shape == tensor.shape:
             new_state[name] = source[name].to(tensor.dtype)
@@ -81,20 +85,6 @@ def warm_start(
         raise UserError("nothing in this checkpoint fits the model: is it one of another architecture?")
     model.load_state_dict(new_state, strict=False)
     return report
-
-
-def _is_by_class(name: str) -> bool:
-    return CLASS_HEADS in name or LABEL_BOOK in name
-
-
-def _carry_rows(name: str, fresh: Tensor, old: Tensor, rows: dict[int, int]) -> Tensor:
-    """A tensor whose first dimension is the class: rows of known classes from ``old``, the others as new classes."""
-    tensor = fresh.clone()
-    if CLASS_HEADS in name:
-        tensor.fill_(PRIOR_BIAS if name.endswith("bias") else 0.0)
-    for i, row in rows.items():
-        tensor[i] = old[row].to(tensor.dtype)
-    return tensor
 
 
 def _shorten(names: list[str], width: int = 70) -> str:

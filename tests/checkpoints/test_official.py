@@ -207,3 +207,17 @@ def test_every_published_backbone_is_recognised_by_names_and_shapes(backbone, le
     found = read_config(state)
     assert (found.backbone, found.num_feature_levels, found.return_interm_indices) == (backbone, levels, stages)
     assert "backbone.0.norm3.weight" in state or backbone.startswith("resnet")
+
+
+@pytest.mark.parametrize(
+    "project, key, names",
+    [
+        ("mmdetection", "state_dict", ("level_embed", "bbox_head.cls_branches.0.weight", "neck.convs.0.conv.weight")),
+        ("detrex", "model", ("transformer.level_embeds", "class_embed.0.weight", "neck.convs.0.conv.weight")),
+    ],
+)
+def test_load_official_names_the_project_whose_dino_is_another(project, key, names, tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save({key: {name: torch.zeros(4, 4) for name in names}}, path)
+    with pytest.raises(UserError, match=f"theirs.pth is a DINO of {project}. Each .* heads of its own"):
+        load_checkpoint(path)

@@ -12,7 +12,7 @@ from PIL import Image
 from dino_nb.data.augment import _STEPS, NAMES, PRESETS, Augmentation, parse_names
 from dino_nb.data.images import turned_boxes
 from dino_nb.data.mix import LEAST_SIDE, LEAST_VISIBLE, mixup, mosaic
-from dino_nb.data.transforms import MEAN, STD, as_boxes, tensor_to_image, train_transform
+from dino_nb.data.transforms import MEAN, STD, as_boxes, normalize, tensor_to_image, train_transform
 from dino_nb.errors import UserError
 
 MOVING = ["iou_crop", "zoom_out", "affine", "turns", "vertical_flip"]
@@ -82,7 +82,8 @@ def test_presets_give_what_the_network_takes(preset, value):
     augmentation = Augmentation(preset, 64, 107)
     items = [augmentation(*scene(np.random.default_rng(value + i))) for i in range(3)]
     images, targets = augmentation.collate(items)
-    for image, target in zip(images, targets):
+    assert all(image.dtype == torch.float32 for image in images) or all(image.dtype == torch.uint8 for image in images)
+    for image, target in zip(map(normalize, images), targets):
         assert image.dtype == torch.float32 and image.shape[0] == 3 and image.isfinite().all()
         boxes = target["boxes"]
         assert type(boxes) is torch.Tensor and boxes.shape == (len(target["labels"]), 4) and "seed" not in target
@@ -187,7 +188,7 @@ def test_same_seed_same_batch_whatever_the_process_drew_before():
     seed(2)
     second = augmentation.collate([(t, dict(d)) for t, d in items])
     assert all(torch.equal(a, b) for a, b in zip(first[0], second[0]))
-    assert any(not torch.equal(a, t) for a, (t, _) in zip(first[0], items))
+    assert any(not torch.equal(a, normalize(t)) for a, (t, _) in zip(first[0], items))
 
 
 def test_a_batch_of_one_is_not_mixed():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
 from dino_nb.data import transforms as T
 
@@ -81,6 +82,23 @@ def test_transform_image_alone_and_back():
     tensor = T.eval_transform(20, 100)(image)
     assert tensor.shape == (3, 20, 30)
     assert np.array_equal(np.asarray(T.tensor_to_image(tensor)), np.asarray(image))
+
+
+def test_normalize_gives_the_numbers_of_torchvision_and_leaves_what_is_normalised():
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 2, 1)
+    expected = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(T.MEAN), list(T.STD))
+    assert torch.equal(T.normalize(pixels), expected) and T.normalize(expected) is expected
+    shown = T.tensor_to_image(pixels)
+    assert np.array_equal(np.asarray(shown), np.asarray(T.tensor_to_image(expected)))
+
+
+def test_transform_training_keeps_pixels_as_bytes():
+    seen = []
+    for last in (T.ToModelInput(normalised=False), T.ToModelInput()):
+        torch.manual_seed(3)
+        pipeline = T.v2.Compose([*T.train_transform(64, 107).transforms[:-1], last])
+        seen.append(pipeline(_image(50, 70), _target(50, 70, [[1, 2, 30, 40]]))[0])
+    assert seen[0].dtype == torch.uint8 and torch.equal(T.normalize(seen[0]), seen[1])
 
 
 def test_transform_crop_semantics():

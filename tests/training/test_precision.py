@@ -70,7 +70,7 @@ def test_precision_skips_overflow_adapts_the_scale_and_saves_it():
     def step(factor):
         optimizer.zero_grad()
         arithmetic.backward((p * factor).sum())
-        arithmetic.unscale(optimizer)
+        arithmetic.scaler.unscale_(optimizer)
         arithmetic.step(optimizer)
 
     step(1.0)
@@ -78,7 +78,7 @@ def test_precision_skips_overflow_adapts_the_scale_and_saves_it():
     step(float("inf"))
     assert torch.allclose(p, torch.tensor(0.9)) and arithmetic.scaler.get_scale() == 2.0**7
     later = Precision("fp16", "cpu")
-    later.load_state_dict(arithmetic.state_dict())
+    later.scaler.load_state_dict(arithmetic.scaler.state_dict())
     assert later.scaler.get_scale() == 2.0**7
 
 
@@ -101,5 +101,4 @@ def test_finetune_in_fp16_loses_no_steps_and_learns_what_float32_does(tmp_path, 
 
 def test_precision_without_fp16_scales_nothing():
     arithmetic = Precision("fp32", "cpu")
-    assert not arithmetic.scaler.is_enabled() and arithmetic.state_dict() == {}
-    arithmetic.load_state_dict({})
+    assert not arithmetic.scaler.is_enabled() and arithmetic.scaler.state_dict() == {}

@@ -16,7 +16,7 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_training_batches_are_the_same_for_a_seed_and_others_for_another(root, preset):
-    options = {"images": 3, "input_size": (96, 160), "width": 600, "columns": 3}
+    options = {"images": 3, "input_size": (96, 160), "width": 600}
     first = viz.training_batches(root, preset, **options)
     assert first.width == 600 and np.array_equal(first, viz.training_batches(root, preset, **options))
     assert not np.array_equal(first, viz.training_batches(root, preset, seed=1, **options).resize(first.size))
