@@ -6,14 +6,13 @@ class), ``localisation`` (right class, loose box), ``both``, ``duplicate`` (of a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dino_nb.evaluation.coco import Scores, evaluate_boxes, mean, score
 from dino_nb.evaluation.matching import CROWD, NOTHING, by_image, match
-from dino_nb.evaluation.thresholds import Thresholds, find_thresholds
+from dino_nb.evaluation.thresholds import Thresholds
 
 KINDS = {  # name: (TIDE's, meaning)
     "missed": ("Miss", "not found at all"),
@@ -41,9 +40,12 @@ _SHAPES = {  # name: from and below this width / height
 }
 
 
-@dataclass
 class Analysis:
-    """What :func:`analyse` returns. Positions are those of ``scores.found`` and ``scores.truth``.
+    """Errors and what is behind them. Positions are those of ``scores.found`` and ``scores.truth``.
+
+    Args:
+        scores: what `dino_nb.evaluation.coco.score` returned.
+        threshold: count detections from this score. Default: the best F1's.
 
     Attributes:
         threshold: the score from which detections are counted; ``thresholds``: how it was chosen.
@@ -53,23 +55,28 @@ class Analysis:
         confusion: ``(K + 1, K + 1)`` counts at ``threshold`` and IoU 0.5: rows are the objects' classes, columns the
             detections'; the last of each is the background. ``pairs (n, 2)``: the object and the detection behind
             each count, -1 for none.
-        where: rows ``group``, ``name``, ``count``, ``AP``, ``AP50``: AP by size, crowding, aspect and image side, of
+        where: rows ``group``, ``name``, ``count``, ``AP``, ``AP50``: AP by size, crowding, shape and image side, of
             the best 100 detections per image.
         label_errors: candidates, most certain first: ``kind`` (``wrong class``, ``missing box``, ``loose box``),
             ``certainty`` 0..1, ``image``, ``object`` and ``detection`` (rows, or None).
     """
 
-    scores: Scores = field(repr=False)
-    thresholds: Thresholds = field(repr=False)
-    threshold: float
-    ap50: float
-    cost: dict[str, float]
-    counts: dict[str, int]
-    images: dict[Any, dict[str, float]] = field(repr=False)
-    confusion: np.ndarray = field(repr=False)
-    pairs: np.ndarray = field(repr=False)
-    where: list[dict[str, Any]] = field(repr=False)
-    label_errors: list[dict[str, Any]] = field(repr=False)
+    def __init__(self, scores: Scores, threshold: float | None = None) -> None:
+        self.scores, self.thresholds, self.ap50 = scores, Thresholds(scores, threshold), scores.metrics["AP50"]
+        self.threshold, table = self.thresholds.used, scores.found.table
+        self.images = image_counts(scores, self.threshold)
+        best = _best_of_each_image(table)
+        evaluator = evaluate_boxes(scores.data, best)
+        cost = evaluator.tide_errors(_GOOD, _BACKGROUND)["delta_ap"]
+        self.cost = {kind: max(0.0, cost[name]) for kind, (name, _) in KINDS.items()}
+        certain = evaluate_boxes(scores.data, table[table[:, 5] >= self.threshold])
+        counts = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
+        self.counts = {kind: int(counts[name]) for kind, (name, _) in KINDS.items()}
+        self.counts["correct"] = sum(int(image["correct"]) for image in self.images.values())
+        self.pairs, self.label_errors = _pairs(scores, self.threshold)
+        self.confusion = np.zeros((len(scores.per_class) + 1,) * 2, np.int64)
+        np.add.at(self.confusion, _classes(scores, self.pairs), 1)
+        self.where = _where(scores, best, evaluator)
 
     def worst(self, n: int = 6) -> list[Any]:
         """The ids of the ``n`` images with the most errors, worst first."""
@@ -92,34 +99,8 @@ class Analysis:
 def analyse_errors(
     coco_gt: Any, results: Iterable[dict], image_ids: Iterable[Any] | None = None, threshold: float | None = None
 ) -> Analysis:
-    """:func:`analyse` of results scored as `dino_nb.evaluation.coco.score` does; same arguments."""
-    return analyse(score(coco_gt, results, image_ids), threshold)
-
-
-def analyse(scores: Scores, threshold: float | None = None) -> Analysis:
-    """Everything that an `Analysis` has. ``threshold``: count detections from this score; default: the best F1's."""
-    thresholds = find_thresholds(scores, threshold)
-    threshold, table = thresholds.used, scores.found.table
-    images = image_counts(scores, threshold)
-    best = _best_of_each_image(table)
-    evaluator = evaluate_boxes(scores.data, best)
-    cost = evaluator.tide_errors(_GOOD, _BACKGROUND)["delta_ap"]
-    certain = evaluate_boxes(scores.data, table[table[:, 5] >= threshold])
-    counts = certain.tide_errors(_GOOD, _BACKGROUND)["counts"]
-    pairs, label_errors = _pairs(scores, threshold)
-    confusion = np.zeros((len(scores.per_class) + 1,) * 2, np.int64)
-    np.add.at(confusion, _classes(scores, pairs), 1)
-    return Analysis(
-        *(scores, thresholds, threshold, scores.metrics["AP50"]),
-        cost={kind: max(0.0, cost[name]) for kind, (name, _) in KINDS.items()},
-        counts={kind: int(counts[name]) for kind, (name, _) in KINDS.items()}
-        | {"correct": sum(int(image["correct"]) for image in images.values())},
-        images=images,
-        confusion=confusion,
-        pairs=pairs,
-        where=_where(scores, best, evaluator),
-        label_errors=label_errors,
-    )
+    """An `Analysis` of results scored as `dino_nb.evaluation.coco.score` does; same arguments."""
+    return Analysis(score(coco_gt, results, image_ids), threshold)
 
 
 def image_counts(scores: Scores, threshold: float) -> dict[Any, dict[str, float]]:

@@ -13,6 +13,7 @@ from dino_nb import distributed
 from dino_nb.data.classes import ClassMatch, match_classes
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.images import open_image
+from dino_nb.data.transforms import normalize
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import Detections
 from dino_nb.evaluation.stream import Stream
@@ -97,7 +98,8 @@ def collect_predictions(
                 for step, took in zip(STEPS, zip(*times)):
                     seconds[step] += sum(took)
                 lap("waiting for images" if num_workers else None)
-                outputs = infer(model, [x.to(first.device, first.dtype, non_blocking=True) for x in images], amp)
+                inputs = [normalize(x.to(first.device, non_blocking=True)).to(first.dtype) for x in images]
+                outputs = infer(model, inputs, amp)
                 if gpu:
                     torch.cuda.synchronize(first.device)
                 lap("network")

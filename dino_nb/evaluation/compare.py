@@ -22,7 +22,7 @@ from dino_nb.evaluation.coco import read_results, score
 from dino_nb.evaluation.drawing import draw_found
 from dino_nb.evaluation.evaluate import EvalResult, evaluate
 from dino_nb.evaluation.matching import CROWD, match
-from dino_nb.evaluation.thresholds import find_thresholds
+from dino_nb.evaluation.thresholds import Thresholds
 from dino_nb.files import write_text
 from dino_nb.printer import Block, Lines, Printed, Table, counted, to_page, to_text
 
@@ -73,7 +73,7 @@ class Comparison(Printed):
 
     def images(self, n: int = _SHOWN) -> list[Block]:
         """The images that changed most: ground truth, ``a`` and ``b`` side by side, from each one's best threshold."""
-        best = [find_thresholds(one.scores).best for one in (self.a, self.b)]
+        best = [Thresholds(one.scores).best for one in (self.a, self.b)]
         blocks: list[Block] = []
         for image_id, before, after in self.changed[:n]:
             shown = [
@@ -135,7 +135,7 @@ def compare(
     rows = [_row(n, a.metrics[n], b.metrics[n], spread.get(n)) for n in a.metrics]
     pairs = enumerate(zip(a.per_class, b.per_class))
     classes = [_row(x["name"], x["AP"], y["AP"], ap[:, [i]]) for i, (x, y) in pairs]
-    f1 = [image_counts(one.scores, find_thresholds(one.scores).best) for one in (a, b)]
+    f1 = [image_counts(one.scores, Thresholds(one.scores).best) for one in (a, b)]
     changed = [(i, f1[0][i]["f1"], f1[1][i]["f1"]) for i in common if f1[0][i]["f1"] != f1[1][i]["f1"]]
     return Comparison(a, b, rows, classes, sorted(changed, key=lambda c: -abs(c[2] - c[1])))
 

@@ -22,7 +22,7 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.transforms import EVAL_SIZE, eval_transform
 from dino_nb.errors import UserError
 from dino_nb.evaluation import report
-from dino_nb.evaluation.analysis import Analysis, analyse
+from dino_nb.evaluation.analysis import Analysis
 from dino_nb.evaluation.coco import Scores, score
 from dino_nb.evaluation.collect import STEPS, collect_predictions
 from dino_nb.evaluation.labels import write_labels
@@ -78,7 +78,7 @@ class EvalResult(Printed):
     @cached_property
     def analysis(self) -> Analysis:
         """Errors, confused classes, suspicious labels: made when it is first asked for."""
-        return analyse(self.scores, self.threshold)
+        return Analysis(self.scores, self.threshold)
 
     @property
     def thresholds(self) -> Thresholds:

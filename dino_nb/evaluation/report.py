@@ -5,7 +5,6 @@ import io
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -223,7 +222,7 @@ def to_dict(result: Any) -> dict[str, Any]:
     }
     if not _objects(result):
         return report
-    found, thresholds = result.analysis, asdict(result.thresholds)
+    found, thresholds = result.analysis, vars(result.thresholds)
     cells = [
         {"object": names[i], "found": names[j], "count": int(row[j]), "share": float(row[j] / row.sum())}
         for i, row in enumerate(found.confusion)

@@ -1,6 +1,5 @@
 """Which score to cut at: precision, recall and F1 over the threshold, per class and overall, at IoU 0.5."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,12 @@ from dino_nb.evaluation.matching import best_f1, rates, split_rows
 GRID = np.arange(101) / 100
 
 
-@dataclass
 class Thresholds:
-    """What :func:`find_thresholds` returns.
+    """Thresholds of the highest F1, and what precision and recall are at one.
+
+    Args:
+        scores: what `dino_nb.evaluation.coco.score` returned.
+        used: the threshold to look at. Default: the best.
 
     Attributes:
         best: the threshold of the highest F1, ``best_f1``, all classes pooled.
@@ -26,16 +28,23 @@ class Thresholds:
         calibration_error: the mean difference of score and share (ECE), 0..1.
     """
 
-    best: float
-    best_f1: float
-    used: float
-    precision: float
-    recall: float
-    f1: float
-    rows: list[dict[str, Any]]
-    curves: dict[str, list[float]]
-    reliability: list[dict[str, float]]
-    calibration_error: float
+    def __init__(self, scores: Scores, used: float | None = None) -> None:
+        certain, right, objects = scores.matches.counts()
+        self.best, self.best_f1 = best_f1(certain, right, objects) or (0.5, 0.0)
+        self.used = self.best if used is None else float(used)
+        self.precision, self.recall, self.f1 = rates(certain, right, objects, self.used).values()
+        self.curves = {"score": GRID.tolist(), **rates(certain, right, objects, GRID)}
+        self.rows = []
+        category = scores.found.table[scores.matches.counted, 6]
+        for row, own in zip(scores.per_class, split_rows(category, len(scores.per_class))):
+            counts = certain[own], right[own], row["objects"]
+            threshold, f1 = best_f1(*counts) or (self.best, 0.0)
+            known = {"name": row["name"], "objects": row["objects"], "threshold": threshold, "best_f1": f1}
+            self.rows.append(known | rates(*counts, self.used))
+        bins = np.clip((certain * 10).astype(np.int64), 0, 9)
+        n, score, hits = (np.bincount(bins, weights, 10) for weights in (None, certain, right))
+        self.reliability = [{"count": int(c), "score": a / c, "right": b / c} for c, a, b in zip(n, score, hits) if c]
+        self.calibration_error = float(np.abs(score - hits).sum() / max(1, len(bins)))
 
     def calibration(self) -> str:
         """Whether scores can be read as probabilities, in a line of plain words."""
@@ -52,27 +61,3 @@ class Thresholds:
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint stores: ``{"overall": 0.37, "per_class": {"cat": 0.41, ...}}``."""
         return {"overall": self.best, "per_class": {row["name"]: row["threshold"] for row in self.rows}}
-
-
-def find_thresholds(scores: Scores, used: float | None = None) -> Thresholds:
-    """The thresholds of the highest F1, and what precision and recall are at the one that is ``used``."""
-    certain, right, objects = scores.matches.counts()
-    best, f1 = best_f1(certain, right, objects) or (0.5, 0.0)
-    used = best if used is None else float(used)
-    rows = []
-    category = scores.found.table[scores.matches.counted, 6]
-    for row, own in zip(scores.per_class, split_rows(category, len(scores.per_class))):
-        counts = certain[own], right[own], row["objects"]
-        threshold, own_f1 = best_f1(*counts) or (best, 0.0)
-        known = {"name": row["name"], "objects": row["objects"], "threshold": threshold, "best_f1": own_f1}
-        rows.append(known | rates(*counts, used))
-    bins = np.clip((certain * 10).astype(np.int64), 0, 9)
-    n, score, hits = (np.bincount(bins, weights, 10) for weights in (None, certain, right))
-    return Thresholds(
-        *(best, f1, used),
-        **rates(certain, right, objects, used),
-        rows=rows,
-        curves={"score": GRID.tolist(), **rates(certain, right, objects, GRID)},
-        reliability=[{"count": int(c), "score": a / c, "right": b / c} for c, a, b in zip(n, score, hits) if c],
-        calibration_error=float(np.abs(score - hits).sum() / max(1, len(bins))),
-    )

@@ -19,7 +19,7 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.evaluation import report
 from dino_nb.evaluation.coco import Detections, score
 from dino_nb.evaluation.evaluate import EvalResult
-from dino_nb.evaluation.thresholds import find_thresholds
+from dino_nb.evaluation.thresholds import Thresholds
 
 CLASSES = 80
 
@@ -77,7 +77,7 @@ def main():
             return value
 
         scores = timed("metrics", score, coco, found)
-        timed("thresholds", find_thresholds, scores)
+        timed("thresholds", Thresholds, scores)
         match = match_classes(dataset.categories, CLASSES, dataset.class_names)
         result = EvalResult(scores, match, dataset, 1.0, 1.0, {"checkpoint": "made up"})
         timed("analysis", lambda: result.analysis)

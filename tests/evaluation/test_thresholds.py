@@ -6,7 +6,7 @@ import pytest
 from dino_nb.data.coco_file import to_pycocotools
 from dino_nb.evaluation.coco import ceiling, evaluate_boxes, score
 from dino_nb.evaluation.matching import match
-from dino_nb.evaluation.thresholds import find_thresholds
+from dino_nb.evaluation.thresholds import Thresholds
 from tests.evaluation.test_coco import random_case
 
 
@@ -54,14 +54,14 @@ def case(objects, detections):
 def test_thresholds_by_hand():
     # by score: right .9, wrong .8, right .6, wrong .4; three objects
     scores = case([(1, 0), (1, 50), (2, 0)], [(1, 0, 0.9), (1, 200, 0.8), (1, 50, 0.6), (2, 90, 0.4)])
-    found = find_thresholds(scores)
+    found = Thresholds(scores)
     assert found.best == pytest.approx(0.5)  # 2 right of 3, 2 of 3 found: F1 2/3, halfway between .6 and .4
     assert (found.precision, found.recall, found.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     cat, dog = found.rows
     assert cat["threshold"] == pytest.approx(0.3) and cat["best_f1"] == pytest.approx(0.8)
     assert (cat["precision"], cat["recall"]) == pytest.approx((2 / 3, 1))
     assert (dog["threshold"], dog["f1"], dog["recall"], dog["precision"]) == (found.best, 0, 0, -1)
-    at = find_thresholds(scores, 0.85)
+    at = Thresholds(scores, 0.85)
     assert (at.used, at.best, at.best_f1) == (0.85, found.best, found.f1)
     assert (at.precision, at.recall, at.rows[0]["recall"]) == pytest.approx((1, 1 / 3, 1 / 2))
     at = dict(zip(found.curves["score"], found.curves["precision"]))
@@ -70,13 +70,13 @@ def test_thresholds_by_hand():
 
 
 def test_thresholds_keep_or_drop_equal_scores_together():
-    found = find_thresholds(case([(1, 0)], [(1, 0, 0.5), (1, 99, 0.5), (1, 200, 0.5)]))
+    found = Thresholds(case([(1, 0)], [(1, 0, 0.5), (1, 99, 0.5), (1, 200, 0.5)]))
     assert found.best == 0.25 and found.precision == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("objects, detections", [([], []), ([(1, 0)], []), ([], [(1, 0, 0.5)])])
 def test_thresholds_with_nothing_to_decide_by(objects, detections):
-    found = find_thresholds(case(objects, detections))
+    found = Thresholds(case(objects, detections))
     assert found.best == 0.5 and found.recall in (-1, 0)
 
 
