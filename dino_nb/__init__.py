@@ -45,39 +45,33 @@ if TYPE_CHECKING:  # what editors complete and type checkers see; tests keep it 
     from dino_nb.training.criterion import Criterion as Criterion
     from dino_nb.training.finetune import finetune as finetune
 
-# public name -> the module that defines it
-_WHERE = {
-    "Criterion": "dino_nb.training.criterion",
-    "DINO": "dino_nb.models.dino",
-    "Detector": "dino_nb.inference.detector",
-    "ModelConfig": "dino_nb.config",
-    "Result": "dino_nb.inference.results",
-    "TrainConfig": "dino_nb.config",
-    "UserError": "dino_nb.errors",
-    "analyse_errors": "dino_nb.evaluation.analysis",
-    "build_model": "dino_nb.models.dino",
-    "ceiling": "dino_nb.evaluation.coco",
-    "check_dataset": "dino_nb.prepare.check",
-    "compare": "dino_nb.evaluation.compare",
-    "convert_dataset": "dino_nb.prepare.convert",
-    "evaluate": "dino_nb.evaluation.evaluate",
-    "export": "dino_nb.inference.export",
-    "export_dataset": "dino_nb.prepare.export",
-    "export_official": "dino_nb.checkpoints.load",
-    "finetune": "dino_nb.training.finetune",
-    "fix_dataset": "dino_nb.prepare.repair",
-    "ground_truth_as_predictions": "dino_nb.evaluation.collect",
-    "info": "dino_nb.colab.session",
-    "is_archive": "dino_nb.prepare.archive",
-    "load": "dino_nb.inference.detector",
-    "load_model": "dino_nb.checkpoints.load",
-    "load_official": "dino_nb.checkpoints.official",
-    "make_sample": "dino_nb.prepare.sample",
-    "pack": "dino_nb.prepare.archive",
-    "restore": "dino_nb.prepare.archive",
-    "score": "dino_nb.evaluation.coco",
-    "small_copy": "dino_nb.inference.video",
+# the module that defines them -> public names
+_DEFINED = {
+    "checkpoints.load": "export_official load_model",
+    "checkpoints.official": "load_official",
+    "colab.session": "info",
+    "config": "ModelConfig TrainConfig",
+    "errors": "UserError",
+    "evaluation.analysis": "analyse_errors",
+    "evaluation.coco": "ceiling score",
+    "evaluation.collect": "ground_truth_as_predictions",
+    "evaluation.compare": "compare",
+    "evaluation.evaluate": "evaluate",
+    "inference.detector": "Detector load",
+    "inference.export": "export",
+    "inference.results": "Result",
+    "inference.video": "small_copy",
+    "models.dino": "DINO build_model",
+    "prepare.archive": "is_archive pack restore",
+    "prepare.check": "check_dataset",
+    "prepare.convert": "convert_dataset",
+    "prepare.export": "export_dataset",
+    "prepare.repair": "fix_dataset",
+    "prepare.sample": "make_sample",
+    "training.criterion": "Criterion",
+    "training.finetune": "finetune",
 }
+_WHERE = {name: f"dino_nb.{module}" for module, names in _DEFINED.items() for name in names.split()}
 _MODULES = {"colab": "dino_nb.colab", "ops": "dino_nb.ops", "viz": "dino_nb.viz", "zoo": "dino_nb.checkpoints.zoo"}
 
 __all__ = ["__version__", *_WHERE, *_MODULES]

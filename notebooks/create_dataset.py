@@ -41,6 +41,11 @@
 # | `upload` | a zip that you choose from your computer (in Colab) |
 # | `/content/drive/MyDrive/images.zip` | a folder, a zip or tar, or one annotation file, on Drive or on this machine |
 # | `https://drive.google.com/...` | a link to a file that is shared with everyone who has the link |
+# | `roboflow://workspace/project/3`, `kaggle://owner/dataset`, `hf://datasets/owner/name` | a data set there |
+#
+# A data set on a host needs your key there: in Colab under *Secrets* (the key at the left edge), elsewhere as an
+# environment variable: `ROBOFLOW_API_KEY`, `KAGGLE_USERNAME` and `KAGGLE_KEY`, `HF_TOKEN`. Public ones on Kaggle and
+# Hugging Face need none.
 #
 # The format is recognised by its content: COCO (Roboflow's export too), Pascal VOC, YOLO, LabelMe, CVAT, CSV and
 # others.
@@ -57,6 +62,7 @@ OVERWRITE = False  # @param {type:"boolean"}
 COCODIR = "coco"  # @param {type:"string"}
 FIXED_COPY = ""  # @param {type:"string"}
 KEEP_AS = "kept/coco.zip"  # @param {type:"string"}
+SEND_TO = ""  # @param {type:"string"}
 INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
@@ -95,7 +101,7 @@ if not all(map(importlib.util.find_spec, ("dino_nb", "pycocotools", "av"))):
 # %%
 import dino_nb
 
-dino_nb.colab.setup(SOURCE, IMAGES, COCODIR, FIXED_COPY, KEEP_AS, gpu=False, made_for="0.1.0")
+dino_nb.colab.setup(SOURCE, IMAGES, COCODIR, FIXED_COPY, KEEP_AS, SEND_TO, gpu=False, made_for="0.1.0")
 
 # %% [markdown]
 # ## 4 · The source
@@ -175,12 +181,13 @@ browser
 #
 # A Colab session forgets its disk. Packed into one file on Drive, with `KEEP_AS` set to a path such as
 # `/content/drive/MyDrive/coco.zip`, the data set is there in every later session: give that path as `COCODIR` to the
-# other notebooks, as it is.
+# other notebooks, as it is. Without a Drive, `SEND_TO` set to `download` saves it on your computer.
 
 # %% tags=["keep"]
 if archive := dino_nb.colab.clean(KEEP_AS):
     kept = dino_nb.pack(target, archive)
     print(f"{kept}: {kept.stat().st_size / 1e6:.1f} MB")
+    dino_nb.colab.send(kept, SEND_TO)
 
 # %% [markdown]
 # ## 9 · What next

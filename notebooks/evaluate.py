@@ -40,6 +40,7 @@
 # | For | set |
 # |---|---|
 # | your own images | `COCODIR` to what *create_dataset* made: its folder, its zip on Drive, or a link to the zip |
+# | Roboflow, Kaggle, Hugging Face | `COCODIR` to an address such as `kaggle://owner/dataset`: see *create_dataset* |
 # | your own fine-tuned network | `CHECKPOINT` to the run's folder, such as `/content/drive/MyDrive/run` |
 # | a published network | `CHECKPOINT` to a name that `dino-nb zoo` lists, such as `dino-4scale-r50-24ep` |
 # | images kept for the very end | `SPLIT` to `test` |

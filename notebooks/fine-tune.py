@@ -41,6 +41,7 @@
 # | For | set |
 # |---|---|
 # | your own images | `COCODIR` to what *create_dataset* made: its folder, its zip on Drive, or a link to the zip |
+# | Roboflow, Kaggle, Hugging Face | `COCODIR` to an address such as `kaggle://owner/dataset`: see *create_dataset* |
 # | nothing lost on Colab | `DRIVE_DIR` to a folder such as `/content/drive/MyDrive/run` |
 # | another start | `CHECKPOINT` to a name that `dino-nb zoo` lists, a file, or an earlier run's folder |
 # | a shorter or longer run | `EPOCHS`; 0 is the recipe's own number, and it stops early when nothing is gained |
@@ -58,6 +59,7 @@ RESUME = True  # @param {type:"boolean"}
 MAX_HOURS = 11.0  # @param {type:"number"}
 OUTPUT_DIR = "training"  # @param {type:"string"}
 DRIVE_DIR = ""  # @param {type:"string"}
+SEND_TO = ""  # @param {type:"string"}
 INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
@@ -99,7 +101,7 @@ if not all(map(importlib.util.find_spec, ("dino_nb", "pycocotools", "av"))):
 # %%
 import dino_nb
 
-dino_nb.colab.setup(COCODIR, CHECKPOINT, OUTPUT_DIR, DRIVE_DIR, made_for="0.1.0")
+dino_nb.colab.setup(COCODIR, CHECKPOINT, OUTPUT_DIR, DRIVE_DIR, SEND_TO, made_for="0.1.0")
 
 # %% [markdown]
 # The data set and the start that the form means. What is on Drive is copied to the local disk: reading images from
@@ -191,7 +193,16 @@ comparison = dino_nb.viz.compare(list(detectors.values()), cocodir, names=list(d
 comparison
 
 # %% [markdown]
-# ## 7 · What next
+# ## 7 · Take it with you
+#
+# `SEND_TO` hands the network, the curves and the report over: `download` to your computer, a folder, or
+# `hf://your-name/your-detector` to a private repository on the Hugging Face Hub (with `HF_TOKEN` under *Secrets*).
+
+# %% tags=["send"]
+dino_nb.colab.send(run, SEND_TO)
+
+# %% [markdown]
+# ## 8 · What next
 #
 # - [evaluate](evaluate.ipynb) with `CHECKPOINT` set to the run's folder: where does it still go wrong?
 # - [inference_and_visualization](inference_and_visualization.ipynb): your own images and videos.

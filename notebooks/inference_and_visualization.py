@@ -53,6 +53,7 @@ VIDEO = ""  # @param {type:"string"}
 THRESHOLD = 0.0  # @param {type:"slider", min:0.0, max:1.0, step:0.05}
 SLICE_SIZE = 0  # @param {type:"integer"}
 OUTPUT_DIR = "predictions"  # @param {type:"string"}
+SEND_TO = ""  # @param {type:"string"}
 INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
 # %% [markdown]
@@ -91,7 +92,7 @@ if not all(map(importlib.util.find_spec, ("dino_nb", "pycocotools", "av"))):
 # %%
 import dino_nb
 
-dino_nb.colab.setup(CHECKPOINT, IMAGES, COCODIR, VIDEO, OUTPUT_DIR, made_for="0.1.0")
+dino_nb.colab.setup(CHECKPOINT, IMAGES, COCODIR, VIDEO, OUTPUT_DIR, SEND_TO, made_for="0.1.0")
 
 # %% [markdown]
 # Images, annotations and the detector that the form means. Without images and annotations the sample is drawn. A
@@ -177,11 +178,12 @@ points
 # Each image with its boxes, and `predictions.json` with the numbers, are written to `OUTPUT_DIR`. To correct
 # detections by hand, `shown.save_labels("labels", "labelme")` writes them for a labelling tool, and *create_dataset*
 # reads them back: predict, correct, train is the fastest way to more data. Name a folder on Drive, and they outlive
-# the session.
+# the session; or set `SEND_TO` to `download` for a zip of them on your computer.
 
 # %% tags=["keep"]
 saved = shown.save(dino_nb.colab.clean(OUTPUT_DIR))
 print(f"{len(results)} images with boxes and predictions.json are in {saved}")
+dino_nb.colab.send(saved, SEND_TO)
 
 # %% [markdown]
 # ## 10 · A video

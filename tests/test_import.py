@@ -85,19 +85,9 @@ def test_packages_that_are_imported_are_declared():
     lines = (root / "requirements.txt").read_text().splitlines()
     assert {line for line in lines if line and line[0] != "#"} - declared == {"jupytext>=1.16", "nbval>=0.11"}
     names = {re.split(r"[<>=]", line)[0].replace("pyyaml", "yaml").replace("pillow", "PIL") for line in declared}
-    optional = {
-        "av",
-        "google",
-        "IPython",
-        "nvtx",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-        "pandas",
-        "pillow_heif",
-        "submitit",
-    }
-    optional |= {"supervision", "tensorboard", "trackers"}
+    optional = {"av", "google", "IPython", "nvtx", "onnx", "onnxruntime", "openvino", "pandas", "pillow_heif"}
+    optional |= {"submitit", "supervision", "tensorboard", "trackers"}
+    optional.add("huggingface_hub")  # timm brings it
     used = set()
     for path in (root / "dino_nb").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 from dino_nb.cli.parser import Parser
@@ -45,15 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _run(verb, rest)
             sys.stdout.flush()
             return code
-    except UserError as error:
-        print(f"dino-nb {verb}: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # the reader has seen enough, e.g. `dino-nb zoo | head`
         with contextlib.suppress(OSError, ValueError):  # nor is there anything to flush to at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        print(f"dino-nb {verb}: {explain(error)}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"dino-nb {verb}: {explain(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ndino-nb {verb}: stopped.", file=sys.stderr)
@@ -61,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    module_name, summary = VERBS[verb]
-    module = importlib.import_module(f"dino_nb.cli.{module_name}")
+    name, summary = VERBS[verb]
+    module = importlib.import_module(f"dino_nb.cli.{name}")
     parser = Parser(verb, module.__doc__ or summary)
     module.add_arguments(parser)
     try:
@@ -75,15 +73,10 @@ def _run(verb: str, arguments: list[str]) -> int:
 @contextlib.contextmanager
 def _sigterm_cleans_up() -> Iterator[None]:
     """Let SIGTERM end the command as an exception does, so that temporary files are removed on the way out."""
-
-    def leave(signum: int, frame: object) -> None:
-        raise SystemExit(128 + signum)
-
-    try:
-        before = signal.signal(signal.SIGTERM, leave)
-    except ValueError:  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         yield
     finally:
@@ -92,8 +85,5 @@ def _sigterm_cleans_up() -> Iterator[None]:
 
 def _overview() -> str:
     width = max(map(len, VERBS))
-    lines = [f"  {verb:{width}}  {summary}" for verb, (_, summary) in VERBS.items()]
-    return (
-        "usage: dino-nb VERB ...    (dino-nb VERB --help tells more; flags are known with - and with _)\n\n"
-        + "\n".join(lines)
-    )
+    head = "usage: dino-nb VERB ...    (dino-nb VERB --help tells more; flags are known with - and with _)\n"
+    return "\n".join([head, *(f"  {verb:{width}}  {summary}" for verb, (_, summary) in VERBS.items())])

@@ -6,6 +6,7 @@ dino-nb check COCODIR --fix FIXED      (writes a repaired copy, with a log of ev
 """
 
 import argparse
+from typing import Any
 
 from dino_nb.prepare.check import check_dataset
 from dino_nb.prepare.repair import fix_dataset
@@ -26,11 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    images = _IMAGES[args.images]
-    if args.fix is None:
-        report = check_dataset(args.cocodir, images=images, progress=not args.json)
-        print(report.to_json() if args.json else report)
-        return 0 if report.ok else 1
-    fixed = fix_dataset(args.cocodir, args.fix, images=images, progress=not args.json)
-    print(fixed.to_json() if args.json else fixed)
-    return 0 if fixed.report.ok else 1
+    how: Any = {"images": _IMAGES[args.images], "progress": not args.json}
+    fixed = fix_dataset(args.cocodir, args.fix, **how) if args.fix is not None else None
+    report = fixed.report if fixed else check_dataset(args.cocodir, **how)
+    print((fixed or report).to_json() if args.json else fixed or report)
+    return 0 if report.ok else 1

@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 from dino_nb.colab import hosts
-from dino_nb.prepare.convert import FORMATS, convert_dataset
+from dino_nb.prepare.convert import FORMATS, LINKS, convert_dataset
 from dino_nb.prepare.export import FORMATS as EXPORTS
 from dino_nb.prepare.export import export_dataset, export_results
 from dino_nb.prepare.folders import refuse_existing, temporary_folder
@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-fraction", type=float, default=0.2, help="share of val where SRC has none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the division into train and val (%(default)s)")
     parser.add_argument("--resplit", action="store_true", help="split again although SRC has splits")
-    parser.add_argument(
-        "--link", choices=("hard", "copy"), default="copy", help="images: copies, or hard links (no space)"
-    )
+    parser.add_argument("--link", choices=LINKS, default="copy", help="images: copies, or hard links (no space)")
     parser.add_argument("--overwrite", action="store_true", help="replace a COCODIR that is there")
     parser.add_argument("--skip-bad", action="store_true", help="leave out faulty lines and images, and count them")
     parser.add_argument("--classes", metavar="A,B,...", help="class names by number, where SRC does not have them")
@@ -47,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlap", type=float, default=0.2, help="share that neighbouring tiles have in common")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--to", choices=EXPORTS, help="the other way: SRC is a COCODIR, written in this format")
-    parser.add_argument("--results-of", metavar="COCODIR", help="SRC is a JSON of detections on this one's images: "
-                        "write them with the ids of the source that it was converted from")  # fmt: skip
+    parser.add_argument("--results-of", metavar="COCODIR", help="SRC is a JSON of detections on it: write source ids")
     parser.add_argument("--split", default="val", help="the split that those detections are of (%(default)s)")
 
 

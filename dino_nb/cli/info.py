@@ -2,7 +2,7 @@
 
 import argparse
 
-from dino_nb import colab
+from dino_nb.colab.session import info
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,4 +10,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    print(colab.info())
+    print(info())

@@ -12,6 +12,7 @@ log.jsonl, curves.png and the states that --resume continues from.
 """
 
 import argparse
+from typing import Any
 
 from dino_nb.cli.parser import add_options, add_unused
 from dino_nb.data.augment import NAMES, PRESETS
@@ -24,17 +25,13 @@ from dino_nb.training.finetune import finetune
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cocodir", metavar="COCODIR", nargs="?", help="folder with {train,val}2017 and annotations/")
-    parser.add_argument(
-        "backbone_dir", metavar="BACKBONE", nargs="?", help="from scratch: backbone weights, file or folder"
-    )
+    parser.add_argument("backbone_dir", metavar="BACKBONE", nargs="?", help="from scratch: backbone weights")
     parser.add_argument("--coco_path", metavar="COCODIR", help="the same as COCODIR")
     start = parser.add_argument_group("where to start")
     start.add_argument("--pretrain_model_path", metavar="CHECKPOINT", help="file, zoo name or Drive link to fine-tune")
     start.add_argument("--finetune_ignore", nargs="+", default=(), metavar="PART", help="tensors not to take from it")
     start.add_argument("--no_pretrained_backbone", action="store_true", help="from scratch, the backbone too")
-    start.add_argument(
-        "--resume", metavar="auto|STATE", help="continue the newest state of the output folder, or a file"
-    )
+    start.add_argument("--resume", metavar="auto|STATE", help="continue the output folder's newest state, or a file")
     start.add_argument("--overwrite", action="store_true", help="start again even if the output folder holds a state")
     start.add_argument("--no_check", action="store_true", help="train on a data set with errors, too")
     how = parser.add_argument_group("how to train")
@@ -52,14 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--num_workers", type=int)
     how.add_argument("--seed", type=int)
     how.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
-    how.add_argument(
-        "--max_hours",
-        type=float,
-        help="save and stop after so long; a run sized in steps is shortened to end within it",
-    )
-    parser.add_argument(
-        "-o", "--output_dir", help="results (default: logs/DINO/ and the model, e.g. logs/DINO/R50-MS4)"
-    )
+    how.add_argument("--max_hours", type=float, help="save and stop then; a run sized in steps ends within it")
+    parser.add_argument("-o", "--output_dir", help="results (default: logs/DINO/ and the model, as logs/DINO/R50-MS4)")
     parser.add_argument("--drive_dir", help="a second folder that gets states and results in the background")
     parser.add_argument("--tensorboard", action="store_true", help="TensorBoard events in OUTPUT_DIR/tensorboard")
     add_unused(parser)
@@ -78,23 +69,20 @@ def run(args: argparse.Namespace) -> int:
     options = parse_options(args.options)
     for note in options.notes:
         print(note)
-    model = {"model": preset_name(args.config_file)} if args.config_file else {}
-    direct = ("epochs", "steps", "batch_size", "lr", "amp", "augment", "num_workers", "seed")
+    settings: dict[str, Any] = {"model": preset_name(args.config_file)} if args.config_file else {}
+    settings |= options.training
+    # what is not given is the recipe's, or finetune's own default
+    for name in ("epochs", "steps", "batch_size", "lr", "amp", "augment", "num_workers", "seed", "output_dir"):
+        if (value := getattr(args, name)) is not None:
+            settings[name] = value
+    for name in ("preset", "resume", "overwrite", "finetune_ignore", "max_hours", "device", "drive_dir", "tensorboard"):
+        settings[name] = getattr(args, name)
     result = finetune(
         cocodir,
         args.pretrain_model_path,
-        preset=args.preset,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        finetune_ignore=args.finetune_ignore,
         model_options=options.model,
         backbone_weights=args.backbone_dir or not args.no_pretrained_backbone,
-        max_hours=args.max_hours,
-        device=args.device,
-        drive_dir=args.drive_dir,
         check=not args.no_check,
-        tensorboard=args.tensorboard,
-        **({"output_dir": args.output_dir} if args.output_dir else {}),
-        **model | options.training | {name: getattr(args, name) for name in direct if getattr(args, name) is not None},
+        **settings,
     )
     return {"SIGINT": 130, "SIGTERM": 143}.get(result.stopped, 0)

@@ -14,9 +14,7 @@ from dino_nb.checkpoints import zoo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "name", nargs="*", help="what to download: a name of the table, a file name, a link or a Drive id"
-    )
+    parser.add_argument("name", nargs="*", help="what to download: a name of the table, a file name, a link, an id")
     parser.add_argument("--verify", action="store_true", help="check the files on disk (SHA-256 where published)")
 
 
@@ -24,17 +22,13 @@ def run(args: argparse.Namespace) -> int:
     for name in args.name:
         print(zoo.fetch(name))
     if args.verify:
-        return _verify()
+        results = zoo.verify()
+        for path, bad, verdict in results:
+            print(f"{'BAD ' if bad else 'ok  '}  {path.name}  {verdict}")
+        if not results:
+            print(f"None of the published checkpoints is in {zoo.folder()}.")
+        return int(any(bad for _, bad, _ in results))
     if not args.name:
         print(f"{zoo.table()}\n\nKept in {zoo.folder()}, published at {zoo.FOLDER_URL} (R50 also at {zoo.BAIDU}).")
         print("AP: boxes on COCO val2017, as published. Download one: dino-nb zoo NAME")
     return 0
-
-
-def _verify() -> int:
-    results = zoo.verify()
-    for path, bad, verdict in results:
-        print(f"{'BAD ' if bad else 'ok  '}  {path.name}  {verdict}")
-    if not results:
-        print(f"None of the published checkpoints is in {zoo.folder()}.")
-    return int(any(bad for _, bad, _ in results))

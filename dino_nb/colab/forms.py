@@ -11,7 +11,6 @@ from PIL import Image
 
 from dino_nb import files
 from dino_nb.checkpoints import drive, zoo
-from dino_nb.checkpoints.load import load_model
 from dino_nb.checkpoints.web import is_link
 from dino_nb.colab import hosts
 from dino_nb.colab.transfer import require, stage
@@ -22,7 +21,7 @@ from dino_nb.inference.video import is_video, video_writer
 from dino_nb.prepare.archive import extract, is_archive
 from dino_nb.prepare.convert import convert_dataset
 from dino_nb.prepare.folders import is_cocodir, new_folder
-from dino_nb.prepare.sample import make_sample
+from dino_nb.prepare.sample import CLASSES, make_sample
 from dino_nb.training.checkpoint_manager import data_fingerprint
 
 PUBLISHED = "dino-4scale-r50-24ep"  # what fine-tuning on the user's data starts from, if it can be downloaded
@@ -47,18 +46,22 @@ def upload() -> str:
     return chosen[0]
 
 
+def _typed(field: str | PathLike[str] | None) -> str:
+    """A cleaned form field; ``upload`` becomes the path of the file that the user chooses now."""
+    typed = clean(field)
+    return upload() if typed.lower() == "upload" else typed
+
+
 def source(field: str | PathLike[str] | None, **sample: Any) -> str | PathLike[str]:
-    """The annotations that a ``SOURCE`` field means, for ``dino_nb.convert_dataset``.
+    """The annotations that a field means, for ``dino_nb.convert_dataset``.
 
     A path (a copy on the local disk of what is on Google Drive), a link as it is, the address of a data set on
     Roboflow, Kaggle or the Hugging Face Hub (see ``hosts.SPELLING``), which is downloaded, ``upload``, or nothing: the
     sample, of which ``sample`` are options, see ``dino_nb.make_sample``.
     """
-    typed = clean(field)
+    typed = _typed(field)
     if not typed:
         return make_sample(Path("sample") / "annotations", **sample)
-    if typed.lower() == "upload":
-        return upload()
     if hosts.is_hosted(typed):
         return hosts.fetch(typed, _UNPACKED / "downloads")
     return typed if is_link(typed) else stage(typed)
@@ -76,14 +79,12 @@ def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int =
     Raises:
         UserError: nothing there, or nothing in it that is a COCODIR.
     """
-    typed = clean(cocodir)
+    typed = _typed(cocodir)
     if not typed:
         name = "-".join([str(n_train), str(n_val), *sample.get("classes", ())]).replace(" ", "_")
         return make_sample(Path("sample") / name, n_train, n_val, **sample)  # one that is there is left as it is
     if hosts.is_hosted(typed):
         return _converted(typed)
-    if typed.lower() == "upload":
-        typed = upload()
     if is_link(typed):
         path = drive.fetch(typed, _UNPACKED / "downloads" / _key(typed))
     else:
@@ -98,12 +99,10 @@ def images(field: str | PathLike[str] | None, cocodir: Path | None = None) -> li
 
     ``UserError`` where there is none.
     """
-    typed = clean(field)
+    typed = _typed(field)
     if not typed and cocodir is not None:
-        split = next((s for s in ("val", "test", "train") if (cocodir / f"{s}2017").is_dir()), "val")
-        typed = str(cocodir / f"{split}2017")
-    elif typed.lower() == "upload":
-        typed = upload()
+        folders = [cocodir / f"{split}2017" for split in ("val", "test", "train")]
+        typed = str(next(filter(Path.is_dir, folders), folders[0]))
     found = [str(leaf) for leaf in leaves(typed if "://" in typed else files.user_path(typed))]
     if all(is_video(leaf) for leaf in found):
         raise UserError(f"{typed} holds videos and no image: give one of them as VIDEO, and images as IMAGES.")
@@ -112,9 +111,8 @@ def images(field: str | PathLike[str] | None, cocodir: Path | None = None) -> li
 
 def video(field: str | PathLike[str] | None, scene: Image.Image) -> Path:
     """The video that a ``VIDEO`` field means; with nothing in it, a second of moving over ``scene``."""
-    typed = clean(field)
-    if typed:
-        path = files.user_path(upload() if typed.lower() == "upload" else typed)
+    if typed := _typed(field):
+        path = files.user_path(typed)
         require(path)
         return path
     path, scene = Path("sample") / "video.mp4", scene.resize((320, 240))
@@ -138,23 +136,22 @@ def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | No
     typed = clean(field)
     if typed.lower() not in ("", "auto"):
         path = files.user_path(typed)
-        best = path / zoo.BEST_CHECKPOINT
-        return str(best if best.is_file() else path) if path.exists() else typed
-    if data is None or set(_class_names(data)) & set(load_model("dino-tiny", "cpu").class_names or ()):
+        return str(zoo.fetch(path)) if path.exists() else typed
+    if data is None or set(_class_names(data)) & set(CLASSES):
         print("CHECKPOINT: dino-tiny, the small network that knows the sample's shapes.")
         return "dino-tiny"
-    if train and not torch.cuda.is_available():
-        print("CHECKPOINT: none. Without a GPU a small network is trained from an ImageNet backbone (recipe small).")
-        return None
-    try:
-        path = zoo.fetch(PUBLISHED)
-    except UserError as error:
-        if not train:
-            raise
-        print(f"CHECKPOINT: none, since {error}\nA small network is trained from an ImageNet backbone (recipe small).")
-        return None
-    print(f"CHECKPOINT: {PUBLISHED}, the published network.")
-    return str(path)
+    why = "without a GPU" if train and not torch.cuda.is_available() else None
+    if not why:
+        try:
+            path = zoo.fetch(PUBLISHED)
+            print(f"CHECKPOINT: {PUBLISHED}, the published network.")
+            return str(path)
+        except UserError as error:
+            if not train:
+                raise
+            why = f"since {error}"
+    print(f"CHECKPOINT: none, {why}\nA small network is trained from an ImageNet backbone (recipe small).")
+    return None
 
 
 def recipe(preset: str, start: str | None) -> str:
@@ -177,27 +174,18 @@ def run_folder(output_dir: str | PathLike[str], drive_dir: str | PathLike[str] =
     and that is said. ``data`` among ``what`` is a COCODIR, which is known by its content.
     """
     what.pop("epochs", None)  # a run may be made longer
-    key = {name: data_fingerprint(value) if name == "data" else str(value) for name, value in what.items()}
+    note = json.dumps({k: data_fingerprint(v) if k == "data" else str(v) for k, v in what.items()}, indent=1)
     bases = [files.user_path(folder) for folder in (output_dir, drive_dir) if clean(folder)]
-    number = 1
-    while True:
-        folders = [base / f"run-{number}" if number > 1 else base for base in bases]
-        if all(_is_free_for(folder, key) for folder in folders):
-            break
+    folders, number = bases, 1
+    while any((folder / _NOTE).is_file() and (folder / _NOTE).read_text("utf-8") != note for folder in folders):
         number += 1
+        folders = [base / f"run-{number}" for base in bases]
     if number > 1:
         print(f"OUTPUT_DIR: {bases[0]} holds another run, which stays as it is. This one goes to {folders[0]}.")
     for folder in folders:
         require(folder, made=True)
-        files.write_text(folder / _NOTE, json.dumps(key, indent=1))
+        files.write_text(folder / _NOTE, note)
     return folders[0], folders[1] if len(folders) > 1 else None
-
-
-def _is_free_for(folder: Path, key: dict[str, Any]) -> bool:
-    try:
-        return json.loads((folder / _NOTE).read_text(encoding="utf-8")) == key
-    except (OSError, ValueError):
-        return True  # nothing there yet; what else is there, the training itself judges
 
 
 def _inside(path: Path) -> Path:
@@ -244,7 +232,5 @@ def _key(text: str) -> str:
 
 
 def _class_names(data: str | PathLike[str]) -> list[str]:
-    names = []
-    for file in sorted(Path(data).glob("annotations/instances_*.json")):
-        names += [str(category["name"]) for category in read_coco(file)["categories"]]
-    return names
+    found = (read_coco(file)["categories"] for file in Path(data).glob("annotations/instances_*.json"))
+    return [str(category["name"]) for categories in found for category in categories]

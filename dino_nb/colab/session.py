@@ -47,7 +47,7 @@ def info() -> Info:
         "device": _device,
         "memory": _memory,
         "precision": _precision,
-        "attention op": _op,
+        "attention op": lambda: "; ".join(f"{place}: {state}" for place, state in ops.status().items()),
         "downloads": lambda: _space(files.home_dir()),
         "working folder": lambda: _space(Path.cwd()),
         "Google Drive": _drive,
@@ -75,12 +75,21 @@ def setup(*paths: str | PathLike[str] | None, gpu: bool = True, made_for: str | 
     Raises:
         UserError: a misspelt Drive path, a Drive path outside Colab, or a mount that was refused.
     """
-    wanted = [files.user_path(path) for path in paths if path]
-    if any(files.on_drive(path) for path in wanted):
+    if any(files.on_drive(files.user_path(path)) for path in paths if path):
         mount_drive()
     if in_colab():
-        _enable_widgets()
-    for warning in _warnings(gpu, made_for):
+        try:
+            from google.colab import output
+
+            output.enable_custom_widget_manager()
+        except (ImportError, AttributeError):  # a Colab of another day: it may show them by itself
+            pass
+    if made_for and made_for != __version__:
+        print(
+            f"Warning: this notebook was made for dino_nb {made_for}, and {__version__} is installed: open the "
+            "notebook that comes with the installed package, or install the other version and restart the session."
+        )
+    for warning in [*(_gpu_warnings() if gpu else ()), *_disk_warnings()]:
         print(f"Warning: {warning}")
     return info()
 
@@ -103,32 +112,13 @@ def mount_drive() -> Path | None:
     return files.DRIVE
 
 
-def _enable_widgets() -> None:
-    try:
-        from google.colab import output
-
-        output.enable_custom_widget_manager()
-    except (ImportError, AttributeError):  # a Colab of another day: it may show them by itself
-        pass
-
-
-def _warnings(gpu: bool, made_for: str | None) -> list[str]:
-    """What will get in the way in this session, a sentence each."""
-    found = []
-    if made_for and made_for != __version__:
-        found.append(
-            f"this notebook was made for dino_nb {made_for}, and {__version__} is installed: open the notebook that "
-            "comes with the installed package, or install the other version and restart the session."
-        )
-    if gpu:
-        found += _gpu_warnings()
+def _disk_warnings() -> list[str]:
     places = [(Path.cwd(), _LEAST_DISK, "the disk of the working folder")]
     if files.drive_mounted():
         places.append((files.DRIVE, _LEAST_DRIVE, "Google Drive (empty its trash too: deleted files still count)"))
-    for folder, least, name in places:
-        if (free := shutil.disk_usage(folder).free) < least:
-            found.append(f"only {size_text(free)} are free on {name}: make room before a long run.")
-    return found
+    left = [(shutil.disk_usage(folder).free, least, name) for folder, least, name in places]
+    return [f"only {size_text(free)} are free on {name}: make room before a long run." for free, least, name in left
+            if free < least]  # fmt: skip
 
 
 def _gpu_warnings() -> list[str]:
@@ -173,15 +163,11 @@ def _device() -> str:
         capability = "{}.{}".format(*torch.cuda.get_device_capability(index))
         name = torch.cuda.get_device_name(index)
         described.append(f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, compute capability {capability}")
-    return "; ".join(described) + _driver()
-
-
-def _driver() -> str:
-    if not shutil.which("nvidia-smi"):
-        return ""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.split()
-    return f", driver {answer[0]}" if answer else ""
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.split()
+        described[-1] += f", driver {answer[0]}" if answer else ""
+    return "; ".join(described)
 
 
 def _memory() -> str:
@@ -194,10 +180,6 @@ def _precision() -> str:
 
     best = precision.choose("cuda" if torch.cuda.is_available() else "cpu")
     return f"{best} for training; bfloat16 is {'native' if best == 'bf16' else 'not native'} here"
-
-
-def _op() -> str:
-    return "; ".join(f"{place}: {state}" for place, state in ops.status().items())
 
 
 def _space(folder: Path) -> str:
