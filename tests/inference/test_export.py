@@ -13,7 +13,8 @@ import dino_nb
 from dino_nb.cli import main
 from dino_nb.errors import UserError
 from dino_nb.inference import export as module
-from dino_nb.inference.export import Program, difference, gather_form
+from dino_nb.inference.export_parity import difference
+from dino_nb.inference.export_program import OPSET, PLUGIN, PLUGIN_DOMAIN, PluginBody, Program, gather_form
 from dino_nb.ops import reference
 from dino_nb.presets import PRESETS
 
@@ -68,7 +69,7 @@ def test_onnx_has_no_node_of_ours_and_no_grid_sample(exported):
     graph = onnx.load(str(exported))
     assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
     assert "GridSample" not in {node.op_type for node in graph.graph.node}
-    assert [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")] == [module.OPSET]
+    assert [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")] == [OPSET]
 
 
 def test_onnx_file_loads_as_a_detector(exported, photo):
@@ -106,6 +107,49 @@ def test_export_that_computes_something_else_is_not_written_and_names_the_layer(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_whose_file_computes_something_else_names_the_first_op(tmp_path, monkeypatch, photo):
+    write = module._write_onnx
+
+    def damaged(program, inputs, path):
+        write(program, inputs, path)
+        graph = onnx.load(str(path))
+        floors = [n for n in graph.graph.node if n.op_type == "Floor" and "encoder/layers.1/self_attn" in n.name]
+        floors[0].op_type = "Round"  # the node keeps its name
+        onnx.save(graph, str(path))
+
+    monkeypatch.setattr(module, "_write_onnx", damaged)
+    with pytest.raises(UserError, match=r"first op with another result is Round in encoder\.layers\.1\.self_attn \(/"):
+        dino_nb.export("dino-tiny", tmp_path / "tiny.onnx", images=photo)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_for_tensorrt_has_one_node_of_its_plugin_for_each_attention(tmp_path, photo):
+    path = dino_nb.export("dino-tiny", tmp_path / "tiny.onnx", "onnx_tensorrt", images=photo)  # checked by what it does
+    graph = onnx.load(str(path))
+    nodes = [node for node in graph.graph.node if node.domain]
+    assert [(node.op_type, node.domain, len(node.input)) for node in nodes] == [(PLUGIN, PLUGIN_DOMAIN, 5)] * 5
+    assert {a.name: a.s for a in nodes[0].attribute} == {"plugin_version": b"1", "plugin_namespace": b""}
+    assert not graph.functions
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    for index in (1, 2):  # shapes and starts
+        cast = makers[nodes[0].input[index]]
+        assert (cast.op_type, cast.attribute[0].i) == ("Cast", onnx.TensorProto.INT32)
+    onnx.checker.check_model(graph)
+    with pytest.raises(UserError, match="not an ONNX model that can be run"):
+        dino_nb.load(path, "cpu")
+
+
+def test_plugin_body_is_the_op():
+    g = torch.Generator().manual_seed(0)
+    shapes = torch.tensor([[9, 7], [5, 4], [1, 2]])
+    value = torch.randn(2, 85, 3, 8, generator=g, dtype=torch.float64)
+    places = torch.rand(2, 11, 3, 3, 4, 2, generator=g, dtype=torch.float64) * 1.4 - 0.2
+    weights = torch.rand(2, 11, 3, 3, 4, generator=g, dtype=torch.float64)
+    want = reference.ms_deform_attn(value, shapes.tolist(), places, weights)
+    got = PluginBody()(value, shapes, torch.tensor([0, 63, 83]), places, weights)
+    torch.testing.assert_close(got.flatten(2), want)
+
+
 def test_export_takes_the_images_to_be_checked_on(tmp_path, photo):
     path = dino_nb.export(dino_nb.load("dino-tiny", "cpu"), tmp_path / "tiny.onnx", images=photo)
     assert path.stat().st_size > 1_000_000
@@ -125,11 +169,11 @@ def test_program_of_torch_export_runs_without_this_package(tmp_path, photo):
     path = dino_nb.export(model, tmp_path / "tiny.pt2", "torch_export", images=photo)
     script = (
         "import sys, torch; program = torch.export.load(sys.argv[1]).module();"
-        "out = program(torch.rand(1, 3, 192, 288), torch.tensor([[192, 288]]));"
+        "out = program(torch.rand(2, 3, 192, 288), torch.tensor([[192, 288]] * 2));"
         "print([tuple(part.shape) for part in out], 'dino_nb' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.strip() == "[(1, 60), (1, 60), (1, 60, 4)] False", done.stderr[-2000:]
+    assert done.stdout.strip() == "[(2, 60), (2, 60), (2, 60, 4)] False", done.stderr[-2000:]
 
 
 def test_command_line_exports_and_says_that_it_was_checked(tmp_path, photo, capsys):
