@@ -34,20 +34,16 @@ def grid(
     cell = (width - _GAP * (columns - 1)) // columns
     if cell < 8:
         raise UserError(f"a sheet {width} pixels wide has no room for {columns} columns: make it wider.")
-    cells = [_scaled(image, cell) for image in images]
     line = sum(font(_LETTERS).getmetrics()) + 6 if titles is not None else 0
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    heights = [line + max(image.height for image in row) for row in rows]
-    sheet = Image.new("RGB", (cell * columns + _GAP * (columns - 1), sum(heights) + _GAP * (len(rows) - 1)), "white")
-    canvas = ImageDraw.Draw(sheet)
-    y = 0
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            x = c * (cell + _GAP)
-            if titles is not None:
-                draw_text(canvas, (x, y), _fitting(titles[r * columns + c], cell), _LETTERS, "#222")
-            sheet.paste(image, (x, y + line))
-        y += heights[r] + _GAP
+    cells = [_scaled(image, cell) for image in images]
+    heights = [line + max(image.height for image in cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    sheet = Image.new("RGB", (cell * columns + _GAP * (columns - 1), sum(heights) + _GAP * (len(heights) - 1)), "white")
+    for i, image in enumerate(cells):
+        row, column = divmod(i, columns)
+        x, y = column * (cell + _GAP), sum(heights[:row]) + _GAP * row
+        if titles is not None:
+            draw_text(ImageDraw.Draw(sheet), (x, y), _fitting(titles[i], cell), _LETTERS, "#222")
+        sheet.paste(image, (x, y + line))
     return sheet
 
 
@@ -56,8 +52,7 @@ def _scaled(image, cell):
     drawn = not isinstance(image, Image.Image)
     plain = image.image if drawn else image
     factor = min(cell / plain.width, 1.5 * cell / plain.height)
-    size = [max(1, round(side * factor)) for side in plain.size]
-    plain = plain.resize(size, Image.Resampling.LANCZOS)
+    plain = plain.resize([max(1, round(side * factor)) for side in plain.size], Image.Resampling.LANCZOS)
     return image.draw(plain, scale=factor) if drawn else plain
 
 
