@@ -129,6 +129,8 @@ class TrainConfig:
         micro_batch: images per forward pass; 0 lets the memory planner choose.
         grad_checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``,
             ``all``.
+        compile: let ``torch.compile`` make backbone and transformer layers faster. The first steps take minutes, and
+            numbers differ in the last bits.
         aspect_groups: batches of similar aspect ratio (less padding, slightly less random).
         num_workers: loader processes; 0 loads in the training process.
         input_size: short side and longest long side of evaluation, in pixels (training draws sizes up to it); one
@@ -166,6 +168,7 @@ class TrainConfig:
     amp: str = "auto"
     micro_batch: int = 0
     grad_checkpointing: str = "auto"
+    compile: bool = False
     aspect_groups: bool = False
     num_workers: int = 2
     input_size: tuple[int, ...] = ()

@@ -9,7 +9,7 @@ import torch
 
 from dino_nb.checkpoints.official import load_official
 from dino_nb.config import ModelConfig, apply_overrides
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, disk_errors
 from dino_nb.files import atomic_path
 from dino_nb.models.dino import DINO, build_model
 from dino_nb.torch_file import check_whole, read_torch_file
@@ -32,13 +32,9 @@ def save_checkpoint(path: str | Path, model: DINO, **extras: Any) -> Path:
 
 def load_checkpoint(path: str | Path) -> DINO:
     """The model in a file of ours or a published one, in eval mode on the CPU."""
-    content = read_torch_file(path)
-    if isinstance(content, dict) and FORMAT in (content.get("metadata") or ()):
-        content = {**_description(content["metadata"][FORMAT], path), "model": content["model"]}
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    content = _read(path)
+    if content.get("format") == FORMAT:
         return model_from(content, path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     return load_official(content, where=str(path))
 
 
@@ -48,14 +44,11 @@ def store_thresholds(path: str | Path, thresholds: dict[str, Any]) -> None:
     Raises:
         UserError: the file is a published one, which has no place for them.
     """
-    path = Path(path)
-    content = read_torch_file(path)
-    if FORMAT in content.get("metadata", ()):
-        content = {**_description(content["metadata"][FORMAT], path), "model": content["model"]}
+    content = _read(path)
     if content.get("format") != FORMAT:
         raise UserError(f"{path} has the published format, without a place for thresholds: `dino-nb export` it first.")
     weights = content.pop("model")
-    _write(path, {**content, "thresholds": thresholds}, weights)
+    _write(Path(path), {**content, "thresholds": thresholds}, weights)
 
 
 def describe(model: DINO) -> dict[str, Any]:
@@ -142,18 +135,25 @@ def _kind(value: Any) -> str:
     return "missing" if value is None else f"a {type(value).__name__}"
 
 
-def _description(text: str, where: str | Path) -> dict[str, Any]:
+def _read(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file; the description of one of our safetensors files is beside its weights."""
+    content = read_torch_file(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+    metadata = content.get("metadata")
+    if not isinstance(metadata, dict) or FORMAT not in metadata:
+        return content
     try:
-        description = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is damaged: its description is not JSON. Save or download it again.") from error
+        description = json.loads(metadata[FORMAT])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its description is not JSON. Save or download it again.") from error
     if not isinstance(description, dict):
-        raise UserError(f"{where} is damaged: its description is {_kind(description)}. Save or download it again.")
-    return description
+        raise UserError(f"{path} is damaged: its description is {_kind(description)}. Save or download it again.")
+    return {**description, "model": content["model"]}
 
 
 def _write(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]) -> Path:
-    with atomic_path(path) as temporary:
+    with disk_errors(), atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.torch import save
 

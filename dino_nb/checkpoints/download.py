@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -72,7 +72,7 @@ def download(link: str, folder: Path, name: str | None = None, check: Callable[[
         if target.is_file() and modified and (target.stat().st_size, int(target.stat().st_mtime)) == (total, modified):
             return target
         version = [response.headers.get("ETag"), modified, total]
-        part = folder / f"{target.name}.{hashlib.sha256(f'{link} {version}'.encode()).hexdigest()[:8]}.part"
+        part = folder / f"{target.name}.{_digest(f'{link} {version}')[:8]}.part"
         before = _identity(target)
         with _lock(part):
             if _identity(target) not in (None, before):
@@ -83,7 +83,17 @@ def download(link: str, folder: Path, name: str | None = None, check: Callable[[
                 _transfer(session, response, file, total, target.name)
                 file.flush()
                 os.fsync(file.fileno())
-            _publish(part, target, modified, check)
+            try:
+                if looks_like_html(part):
+                    raise DownloadError("the server sent a web page in its place")
+                if check:
+                    check(part)
+            except UserError:
+                part.unlink()
+                raise
+            if modified:
+                os.utime(part, (modified, modified))
+            part.replace(target)
     return target
 
 
@@ -117,16 +127,18 @@ def looks_like_html(path: Path) -> bool:
     return start.startswith((b"<!doctype html", b"<html", b"<head"))
 
 
-@contextlib.contextmanager
-def _lock(part: Path) -> Iterator[None]:
-    """Only one process of this user and machine at a time works on ``part``."""
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+def _lock(part: Path) -> Any:
+    """A lock by which only one process of this user and machine at a time works on ``part``."""
     from filelock import FileLock
 
     owner = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"dino-nb-{owner}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    with FileLock(folder / f"{hashlib.sha256(os.fsencode(part.resolve())).hexdigest()[:16]}.lock"):
-        yield
+    return FileLock(folder / f"{_digest(str(part.resolve()))[:16]}.lock")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -141,6 +153,7 @@ def _transfer(session: "Session", first: "Response", file: BinaryIO, total: int 
     import requests
     from tqdm.auto import tqdm
 
+    cuts = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, Stalled)
     address, reached, failures = first.url, file.tell(), 0
     deadline = time.monotonic() + 3600 * MAX_HOURS
     response: Response | None = None if file.tell() else first
@@ -148,8 +161,7 @@ def _transfer(session: "Session", first: "Response", file: BinaryIO, total: int 
         while total is None or file.tell() < total:
             cut: Exception | None = None
             try:
-                if response is None:
-                    response = _resume(session, address, file, total)
+                response = _resume(session, address, file, total) if response is None else response
                 bar.n = file.tell()
                 for block in blocks_of(response, deadline):
                     file.write(block)
@@ -157,9 +169,7 @@ def _transfer(session: "Session", first: "Response", file: BinaryIO, total: int 
                     _check_bounds(file, total, deadline)
                 if total is None:
                     return
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                cut = error
-            except Stalled as error:
+            except cuts as error:
                 cut = error
             response = None
             # an answer that ends early, or is empty, is a cut as well
@@ -193,21 +203,6 @@ def _resume(session: "Session", address: str, file: BinaryIO, total: int | None)
     file.truncate(0)
     file.seek(0)
     return response if response.status_code == 200 else open_file(session, address)
-
-
-def _publish(part: Path, target: Path, modified: int | None, check: Callable[[Path], Any] | None) -> None:
-    """Give the complete ``part`` its name, unless it turns out to be a web page or ``check`` refuses it."""
-    try:
-        if looks_like_html(part):
-            raise DownloadError("the server sent a web page in its place")
-        if check:
-            check(part)
-    except UserError:
-        part.unlink()
-        raise
-    if modified:
-        os.utime(part, (modified, modified))
-    part.replace(target)
 
 
 def _name(response: "Response") -> str:

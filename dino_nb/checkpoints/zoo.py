@@ -14,7 +14,6 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,8 +112,7 @@ def fetch(name_or_link: object) -> Path:
         return path
     if path.is_dir():
         return _in_folder(path)
-    item = find(text)
-    if item:
+    if item := find(text):
         return _fetch_published(item)
     if text.startswith("hf://"):
         return _fetch_link(_hub_link(text.removeprefix("hf://")), text)
@@ -139,8 +137,7 @@ def verify() -> list[tuple[Path, bool, str]]:
     results = []
     for item in ZOO:
         for path in filter(Path.is_file, _places(item)):
-            problem = _problem(path, item)
-            if problem:
+            if problem := _problem(path, item):
                 _note(path).unlink(missing_ok=True)
             else:
                 _remember(path, _noted(path)[1])
@@ -162,41 +159,34 @@ def _places(item: Published) -> list[Path]:
 
 def _fetch_published(item: Published) -> Path:
     for path in filter(Path.is_file, _places(item)):
-        _verify_by_hand(path, item)
+        if not _noted(path)[0]:  # put there by hand: read through once, and when it has changed
+            if problem := _problem(path, item):
+                raise UserError(
+                    f"{path} {problem}: remove it, and it is downloaded again, or put the right file there."
+                )
+            _remember(path, _noted(path)[1])
         return path
-    also = f" or {BAIDU}" if item.backbone == "R50" else ""
-    target = folder() / item.file
-    advice = f"download it in a browser from {FOLDER_URL}{also}, put it at {target}, and run this again"
-    sources: list[Callable[[], Path]] = [partial(_from_drive, item, advice)]
     if item.mirror:
-        sources.insert(0, partial(_from_hub, item))
-    for number, source in enumerate(sources):
+        name = item.mirror.rpartition("/")[2]
+        advice = "the mirror is not the only source"
         try:
-            return source()
+            path = _download(item, _hub_link(item.mirror), name, f"hf://{item.mirror}", advice)
+            told = f"{name} is the mirror of {item.file}; its form was checked, no SHA-256 of it is published."
+            print(told, file=sys.stderr)
+            return path
         except DownloadError as error:
-            if number == len(sources) - 1:
-                raise
             print(f"{error} Trying the next source.", file=sys.stderr)
-    raise AssertionError("there is always a source")
-
-
-def _from_hub(item: Published) -> Path:
-    assert item.mirror
-    name, link = item.mirror.rpartition("/")[2], _hub_link(item.mirror)
-    check = partial(_refuse_problem, item=item, name=name)
-    path = drive.fetch(link, folder(), name=name, check=check, advice="the mirror is not the only source")
-    _remember(path, f"hf://{item.mirror}")
-    print(f"{name} is the mirror of {item.file}; its form was checked, no SHA-256 of it is published.", file=sys.stderr)
+    also = f" or {BAIDU}" if item.backbone == "R50" else ""
+    advice = f"download it in a browser from {FOLDER_URL}{also}, put it at {folder() / item.file}, and run this again"
+    path = _download(item, item.drive_id or _id_in_folder(item, advice), item.file, "Google Drive", advice)
+    if not item.sha256:
+        print(f"No SHA-256 of {item.file} is published: only its form was checked.", file=sys.stderr)
     return path
 
 
-def _from_drive(item: Published, advice: str) -> Path:
-    drive_id = item.drive_id or _id_in_folder(item, advice)
-    check = partial(_refuse_problem, item=item, name=item.file)
-    path = drive.fetch(drive_id, folder(), name=item.file, check=check, advice=advice)
-    _remember(path, "Google Drive")
-    if not item.sha256:
-        print(f"No SHA-256 of {item.file} is published: only its form was checked.", file=sys.stderr)
+def _download(item: Published, link: str, name: str, source: str, advice: str) -> Path:
+    path = drive.fetch(link, folder(), name=name, check=partial(_refuse, item=item, name=name), advice=advice)
+    _remember(path, source)
     return path
 
 
@@ -219,39 +209,22 @@ def _id_in_folder(item: Published, advice: str) -> str:
 
 def _fetch_link(link: str, key: str) -> Path:
     """A checkpoint by link or id; each has its own folder, since half of all checkpoints are called the same."""
-    whole = drive.folder_id(link)
-    if whole:
+    if whole := drive.folder_id(link):
         inside = [f"{drive_id} ({path})" for drive_id, path, _ in drive.list_folder(whole)]
         raise UserError(f"{shown(link)} is a folder: give the id or link of one file in it: {', '.join(inside[:12])}.")
     home = folder() / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     done = [path for path in home.glob("[!.]*") if path.suffix != ".part"]
     if done:
         return done[0]
-    path = drive.fetch(link, home, check=_refuse_damage)
+    path = drive.fetch(link, home, check=_refuse)
     _remember(path, shown(key))
     print(f"No SHA-256 of {path.name} is known: only its form was checked.", file=sys.stderr)
     return path
 
 
-def _refuse_problem(path: Path, item: Published, name: str) -> None:
-    if problem := _problem(path, item, name):
+def _refuse(path: Path, item: Published | None = None, name: str = "") -> None:
+    if problem := _problem(path, item, name) if item else _damage(path):
         raise DownloadError(f"what arrived {problem}")
-
-
-def _refuse_damage(path: Path) -> None:
-    if problem := _damage(path):
-        raise DownloadError(f"what arrived {problem}")
-
-
-def _verify_by_hand(path: Path, item: Published) -> None:
-    """Raise unless the file at its place is the published one; it is read through once, and when it has changed."""
-    known, source = _noted(path)
-    if known:
-        return
-    problem = _problem(path, item)
-    if problem:
-        raise UserError(f"{path} {problem}: remove it, and it is downloaded again, or put the right file there.")
-    _remember(path, source)
 
 
 def _damage(path: Path) -> str | None:
@@ -267,8 +240,7 @@ def _damage(path: Path) -> str | None:
 
 def _problem(path: Path, item: Published, name: str | None = None) -> str | None:
     """What is wrong with a file called ``name`` that should be ``item``, said as ``_damage`` does, or None."""
-    problem = _damage(path)
-    if problem:
+    if problem := _damage(path):
         return problem
     with path.open("rb") as file:
         if file.read(2) not in (b"PK", b"\x80\x02"):  # a zip, or the pickle that torch wrote before 1.6

@@ -16,11 +16,12 @@ import torch
 
 from dino_nb import distributed, presets
 from dino_nb.checkpoints.checkpoint import save_checkpoint
+from dino_nb.checkpoints.load import pick_device
 from dino_nb.checkpoints.zoo import BEST_CHECKPOINT, LAST_CHECKPOINT
 from dino_nb.config import TrainConfig, apply_overrides
 from dino_nb.data.augment import parse_names
 from dino_nb.data.dataset import CocoDataset
-from dino_nb.errors import UserError, did_you_mean
+from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.evaluation.compare import Comparison
 from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.options import parse_options
@@ -40,7 +41,7 @@ from dino_nb.training.validation import Validation, advice
 # since a run that has ended is often wanted longer.
 _FREE = (
     *("num_workers", "save_minutes", "micro_batch", "grad_checkpointing", "max_nonfinite", "patience", "eval_every"),
-    *("epochs", "steps"),
+    *("compile", "epochs", "steps"),
 )
 
 
@@ -72,6 +73,7 @@ class TrainResult:
     advice: list[str] = field(default_factory=list)
 
 
+@disk_errors()
 def finetune(
     cocodir: str | Path,
     checkpoint: Any = None,
@@ -145,7 +147,7 @@ def finetune(
         "model_options": str(of_model or ""),
     }
     with distributed.session() as own_device, StopRequest(max_hours) as stop:
-        device = own_device if device is None else torch.device(device)
+        device = own_device if device is None else pick_device(device)
         if output_dir is None:
             checkpoint = load_source(checkpoint)
             network = presets.preset(config.model) if checkpoint is None else checkpoint.config
@@ -162,7 +164,10 @@ def finetune(
         if not any(train_set.objects_of(i) for i in range(len(train_set))):
             raise UserError(f"{train_set.annotation_file} has no objects to learn: see `dino-nb check {cocodir}`.")
         fingerprint = data_fingerprint(cocodir)
-        config = size_in_steps(config, len(train_set), given)
+        warmup, config = config.warmup_steps, size_in_steps(config, len(train_set), given)
+        if not config.steps and config.warmup_steps < warmup:
+            shorter = f"it is {config.warmup_steps} now"
+            distributed.print_main(f"the recipe's warm-up of {warmup} steps is longer than this run: {shorter}")
         seed_everything(config.seed)
         if state:
             check_same_run(state, settings, fingerprint, output_dir, ignore=_FREE)

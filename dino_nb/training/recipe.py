@@ -19,7 +19,8 @@ LENGTH = ("epochs", "steps", "lr_drop", "warmup_steps", "eval_every", "ema_decay
 
 
 def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ()) -> TrainConfig:
-    """``config`` with everything that follows from ``config.steps`` filled in; unchanged where that is 0.
+    """``config`` with everything that follows from ``config.steps`` filled in; where that is 0, as it is, but for a
+    warm-up as long as the whole run, which becomes 5 % of its steps.
 
     - batch: 4 below 800 images, 8 below 1,600, else 16;
     - epochs: as many as give ``steps``, at least 1; at least 12 unless the steps were given;
@@ -33,10 +34,10 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
         given: fields that the user has set: they stay as they are, and the rest follows from them.
 
     Raises:
-        UserError: a warm-up as long as the whole run.
+        UserError: a warm-up as long as the whole run, which the user has set.
     """
     if not config.steps:
-        return config
+        return _with_short_warmup(config, config.epochs * -(-images // config.batch_size), given)
     batch = max([b for b in _BATCHES if b * 100 <= images] or _BATCHES[:1])
     batch = config.batch_size if "batch_size" in given else batch
     per_epoch = -(-images // batch)
@@ -45,13 +46,18 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
     scale = (batch / config.batch_size) ** 0.5
     rates: dict[str, Any] = {"batch_size": batch, "lr": config.lr * scale, "lr_backbone": config.lr_backbone * scale}
     config = dataclasses.replace(config, **{name: value for name, value in rates.items() if name not in given})
-    config = of_length(config, epochs, per_epoch, given)
-    if config.warmup_steps >= config.steps:
+    return _with_short_warmup(of_length(config, epochs, per_epoch, given), epochs * per_epoch, given)
+
+
+def _with_short_warmup(config: TrainConfig, steps: int, given: Collection[str]) -> TrainConfig:
+    if config.warmup_steps < steps:
+        return config
+    if "warmup_steps" in given:
         raise UserError(
-            f"warmup_steps={config.warmup_steps} leaves nothing of a run of {config.steps} steps: lower it, or raise "
+            f"warmup_steps={config.warmup_steps} leaves nothing of a run of {steps} steps: lower it, or raise "
             "steps or epochs."
         )
-    return config
+    return dataclasses.replace(config, warmup_steps=round(_WARMUP_SHARE * steps))
 
 
 def of_length(config: TrainConfig, epochs: int, per_epoch: int, given: Collection[str] = ()) -> TrainConfig:

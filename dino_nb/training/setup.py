@@ -20,6 +20,7 @@ from dino_nb.errors import UserError
 from dino_nb.files import atomic_path
 from dino_nb.models.dino import DINO, build_model
 from dino_nb.presets import preset
+from dino_nb.printer import counted
 from dino_nb.training import memory
 from dino_nb.training.criterion import Criterion
 from dino_nb.training.optim import Ema, freeze, make_optimizer
@@ -33,6 +34,7 @@ from dino_nb.training.stopping import ignore_in_worker
 from dino_nb.training.validation import Validation
 from dino_nb.training.warmstart import warm_start
 
+_COMPILER = "inductor"
 _PUBLISHED_BACKBONES = {"swin_L_384_22k": "swin_large_patch4_window12_384_22k.pth"}
 
 
@@ -139,7 +141,25 @@ def make_run(
     )
     if state:
         run.load_state_dict(state)
+    if config.compile:
+        compile_parts(model, device)
     return run
+
+
+def compile_parts(model: DINO, device: torch.device) -> None:
+    """Compile what is the same in every step, for images of any size; queries, matching and losses stay as they are.
+
+    Raises ``UserError`` where ``torch.compile`` does not work.
+    """
+    try:
+        torch.compile(torch.sin, backend=_COMPILER)(torch.ones(3, device=device))
+    except Exception as error:  # of many kinds: no C++ compiler, no Triton, a Python that is too new
+        raise UserError(
+            f"compile=True cannot work here ({str(error).strip().splitlines()[0][:200]}). It needs a C++ compiler, and "
+            "on a GPU Triton: leave it out."
+        ) from error
+    for part in (model.backbone, *model.encoder.layers, *model.decoder.layers):
+        part.compile(dynamic=True, backend=_COMPILER)
 
 
 def _shared_classes(source: DINO, train_set: CocoDataset) -> dict[int, int]:
@@ -218,9 +238,11 @@ def _description(config, plan, precision, train_set, model) -> str:
     processes = f"{world} processes, each " if world > 1 else ""
     calm = f", not in the last {config.augment_off:.0%} of the run" if train_set.transform.names else ""
     return (
-        f"{len(train_set)} training images, {len(names)} classes: {', '.join(names[:8])}{', ...' * (len(names) > 8)}\n"
+        f"{counted(len(train_set), 'training image')}, {counted(len(names), 'class', 'classes')}: "
+        f"{', '.join(names[:8])}{', ...' * (len(names) > 8)}\n"
         f"effective batch {config.batch_size}: {processes}{plan.describe(-(-config.batch_size // world))}\n"
-        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs\n"
+        f"learning rate {config.lr:g}, backbone {config.lr_backbone:g}, {config.schedule}, {config.epochs} epochs, "
+        f"{config.warmup_steps} steps of warm-up\n"
         f"{precision.name}; sizes up to {model.input_size[0]} / {model.input_size[1]}; seed {config.seed}; "
         f"{frozen} frozen tensors\n"
         f"augmentation: {train_set.transform}{calm}"

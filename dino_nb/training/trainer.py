@@ -25,6 +25,7 @@ from dino_nb.evaluation.compare import Comparison, compare
 from dino_nb.evaluation.evaluate import EvalResult
 from dino_nb.evaluation.evaluate import evaluate as evaluate_checkpoint
 from dino_nb.evaluation.stream import write_results
+from dino_nb.printer import counted
 from dino_nb.training.criterion import count_boxes
 from dino_nb.training.memory import accumulate_gradients, is_out_of_memory, release, set_grad_checkpointing
 from dino_nb.training.optim import clip_gradients, rate_factor, set_learning_rate
@@ -179,7 +180,8 @@ def plan_time(run: Run) -> None:
     steps = run.config.epochs * per_epoch - run.step
     evaluations = -(-(run.config.epochs - run.epoch) // run.config.eval_every) + 1
     minutes = (steps * step + evaluations * evaluation) / 60
-    text = f"{step:.2f} s per step: {steps} more steps and {evaluations} evaluations take about {minutes:.0f} minutes"
+    left = f"{counted(steps, 'more step')} and {counted(evaluations, 'evaluation')}"
+    text = f"{step:.2f} s per step: {left} take about {minutes:.0f} minutes"
     if run.shaped:
         text += f"; {run.config.epochs} epochs fit into the time"
         text += ", which is little: a smaller input_size allows more" if steps < _FEW_STEPS else ""

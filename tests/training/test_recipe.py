@@ -57,6 +57,22 @@ def test_recipe_budget_below_its_warm_up_is_an_error():
         size_in_steps(TrainConfig(steps=50, warmup_steps=100), 200, ["steps", "warmup_steps"])
 
 
+def test_recipe_of_few_epochs_shortens_a_warm_up_that_would_fill_them():
+    config = TrainConfig(epochs=4, batch_size=4, warmup_steps=100)
+    assert size_in_steps(config, 101) is config, "104 steps"
+    assert size_in_steps(config, 40).warmup_steps == 2, "5 % of 40"
+    with pytest.raises(UserError, match="warmup_steps=100 leaves nothing of a run of 40 steps"):
+        size_in_steps(config, 40, ["warmup_steps"])
+
+
+def test_finetune_says_that_it_shortens_the_warm_up(small_sample, tmp_path, capsys):
+    tiny_run(small_sample, tmp_path / "run", preset=replace(CONFIG, warmup_steps=100), epochs=1, max_hours=0)
+    out = capsys.readouterr().out
+    assert "the recipe's warm-up of 100 steps is longer than this run: it is 0 now" in out
+    with pytest.raises(UserError, match="warmup_steps=100 leaves nothing of a run of 3 steps"):
+        tiny_run(small_sample, tmp_path / "other", epochs=1, warmup_steps=100)
+
+
 def test_fit_into_leaves_a_run_that_fits_alone():
     config = size_in_steps(STEPS, 200)
     assert fit_into(config, 50, seconds=1e9, step=0.5, evaluation=10) is config

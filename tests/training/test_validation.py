@@ -15,13 +15,13 @@ def fine_tuned(small_sample, tmp_path_factory):
     return tiny_run(small_sample, tmp_path_factory.mktemp("fine") / "run", "dino-tiny", epochs=1)
 
 
-def test_outcome_stores_the_thresholds_of_the_best_f1(fine_tuned):
+def test_validation_stores_the_thresholds_of_the_best_f1(fine_tuned):
     for path in (fine_tuned.checkpoint, fine_tuned.checkpoint.with_suffix(".safetensors")):
         thresholds = load_model(path, "cpu").thresholds
         assert thresholds == fine_tuned.report.thresholds.to_dict() and 0 <= thresholds["overall"] <= 1
 
 
-def test_outcome_compares_with_the_start(fine_tuned):
+def test_validation_compares_with_the_start(fine_tuned):
     comparison = fine_tuned.comparison
     assert comparison.a.metrics["AP"] == pytest.approx(fine_tuned.history[0]["AP"], abs=1e-9)
     assert comparison.b.metrics["AP"] == pytest.approx(fine_tuned.best["AP"], abs=1e-9)
@@ -29,7 +29,7 @@ def test_outcome_compares_with_the_start(fine_tuned):
     assert (fine_tuned.output_dir / "evaluation" / "comparison.html").is_file()
 
 
-def test_outcome_from_scratch_compares_with_nothing(small_sample, tmp_path):
+def test_validation_from_scratch_compares_with_nothing(small_sample, tmp_path):
     result = tiny_run(small_sample, tmp_path, epochs=1)
     assert result.comparison is None and not (tmp_path / "evaluation" / "before").exists()
 
