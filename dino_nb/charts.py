@@ -62,7 +62,8 @@ class Bars(Block):
 class Curves(Block):
     """Curves ``(name, x, y, colour)`` over 0..1; a y below 0 is left out, a curve without a name is thin.
 
-    ``mark``: where a vertical line stands; ``point``: ``(name, x, y)`` of a diamond. A terminal shows no curves.
+    ``mark``: where a vertical line stands; ``point``: ``(name, x, y)`` of a diamond; ``height``: of the plot, 400 wide.
+    A terminal shows no curves.
     """
 
     title: str
@@ -70,37 +71,38 @@ class Curves(Block):
     xlabel: str
     mark: float | None = None
     point: tuple[str, float, float] | None = None
+    height: int = 230
 
     def text(self) -> list[str]:
         return []
 
     def html(self) -> str:
-        parts, legend = [], []
+        low, parts, legend = 20 + self.height, [], []
         for tick in (0, 0.25, 0.5, 0.75, 1):
-            x, y = _place(tick, tick)
-            parts.append(f'<path d="M40 {y}H440M{x} 20V250" stroke="#8884"/>')
+            x, y = self._place(tick, tick)
+            parts.append(f'<path d="M40 {y}H440M{x} 20V{low}" stroke="#8884"/>')
             parts.append(f'<text x="34" y="{y + 4}" text-anchor="end">{tick:g}</text>')
-            parts.append(f'<text x="{x}" y="266" text-anchor="middle">{tick:g}</text>')
+            parts.append(f'<text x="{x}" y="{low + 16}" text-anchor="middle">{tick:g}</text>')
         for name, xs, ys, color in self.series:
-            points = " ".join("{:.1f},{:.1f}".format(*_place(x, y)) for x, y in zip(xs, ys) if y >= 0)
+            points = " ".join("{:.1f},{:.1f}".format(*self._place(x, y)) for x, y in zip(xs, ys) if y >= 0)
             width = 2.5 if name else 1
             parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{width}"/>')
             if name:
                 legend.append(f'<span style="color:{color}">&#9632;</span>&nbsp;{_safe(name, 40)}')
         if self.mark is not None:
-            x = _place(self.mark, 0)[0]
-            parts.append(f'<path d="M{x:.1f} 20V250" stroke="currentColor" stroke-dasharray="4 3"/>')
+            x, _ = self._place(self.mark, 0)
+            parts.append(f'<path d="M{x:.1f} 20V{low}" stroke="currentColor" stroke-dasharray="4 3"/>')
         if self.point is not None:
-            x, y = _place(*self.point[1:])
+            x, y = self._place(*self.point[1:])
             parts.append(f'<path d="M{x - 6:.1f} {y:.1f}l6 -6 6 6 -6 6z" stroke="Canvas"/>')
             legend.append(f"&#9670;&nbsp;{_safe(self.point[0], 40)}")
-        parts.append(f'<text x="240" y="284" text-anchor="middle">{_safe(self.xlabel)}</text>')
-        svg = f'<svg viewBox="0 0 450 290" width="450" font-size="11" fill="currentColor">{"".join(parts)}</svg>'
-        return f"<figure><b>{_safe(self.title)}</b><br>{svg}<figcaption>{' &ensp; '.join(legend)}</figcaption></figure>"
+        parts.append(f'<text x="240" y="{low + 34}" text-anchor="middle">{_safe(self.xlabel)}</text>')
+        body = f'viewBox="0 0 450 {low + 40}" width="450" font-size="11" fill="currentColor">{"".join(parts)}'
+        title = f"<b>{_safe(self.title)}</b><br>" if self.title else ""
+        return f"<figure>{title}<svg {body}</svg><figcaption>{' &ensp; '.join(legend)}</figcaption></figure>"
 
-
-def _place(x, y):
-    return 40 + 400 * x, 250 - 230 * y
+    def _place(self, x, y):
+        return 40 + 400 * x, 20 + self.height * (1 - y)
 
 
 @dataclass

@@ -19,7 +19,6 @@ _WHERE = {
     "browse": "dino_nb.viz.widgets",
     "compare": "dino_nb.viz.widgets",
     "judge": "dino_nb.viz.judged",
-    "threshold_curve": "dino_nb.viz.curve",
     "summary_figure": "dino_nb.viz.dataset",
     "training_batches": "dino_nb.training.preview",
 }

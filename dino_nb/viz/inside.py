@@ -19,7 +19,7 @@ from dino_nb.models.denoising import prepare_denoising
 from dino_nb.models.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
 from dino_nb.viz.attention import look, query_of
 from dino_nb.viz.judged import reduced
-from dino_nb.viz.view import WIDE, Scene
+from dino_nb.viz.view import Scene
 
 
 @dataclass
@@ -49,7 +49,7 @@ class DecoderLayers(Scene):
 
     def __post_init__(self) -> None:
         self.count = len(self.boxes)
-        options = {"value": 0.3, "min": 0.0, "max": 1.0, "step": 0.01, "description": "threshold", **WIDE}
+        options = {"value": 0.3, "min": 0.0, "max": 1.0, "step": 0.01, "description": "threshold"}
         self.controls = {"threshold": ("FloatSlider", options)}
 
     def draw(self, layer: int = -1, threshold: float = 0.3, query: int | None = None) -> Image.Image:

@@ -37,7 +37,7 @@ OUTCOMES = {
 class Judged:
     """Detections of one detector on a split, as tables without images, about 70 bytes each.
 
-    Images are numbered from 0 in the order of ``indices``.
+    Images are numbered from 0 in the order of ``indices``. ``classes`` are names; none: all.
 
     Attributes:
         data: the split. indices: the positions in it of the images that were looked at.
@@ -53,8 +53,7 @@ class Judged:
     floor: float = FLOOR
 
     def rates(self, threshold: float | NDArray, classes: Sequence[str] = ()) -> dict[str, Any]:
-        """``precision``, ``recall``, ``f1`` over the whole split at ``threshold`` (one or many), of ``classes``
-        (default: all); -1 where there is nothing to count."""
+        """``precision``, ``recall``, ``f1`` over the split at a threshold (or many); -1 with nothing to count."""
         return rates(*self.matches.counts(self._numbers(classes)), threshold)
 
     def best(self, classes: Sequence[str] = ()) -> tuple[float, float] | None:
@@ -62,8 +61,7 @@ class Judged:
         return best_f1(*self.matches.counts(self._numbers(classes)))
 
     def outcomes(self, index: int, threshold: float, classes: Sequence[str] = ()) -> tuple[NDArray, list[str], NDArray]:
-        """Of one image: rows of the detections kept at ``threshold``, the outcome of each, and rows of the objects
-        missed."""
+        """Of one image: rows of the detections kept, the outcome of each, and rows of the objects missed."""
         kept, missed = self.matches.at(threshold, self._numbers(classes))
         rows = np.flatnonzero(kept & (self.matches.found[:, 0] == index))
         right = np.where(self.matches.taken[rows] >= 0, "correct", "wrong")
@@ -71,7 +69,7 @@ class Judged:
         return rows, kinds.tolist(), np.flatnonzero(missed & (self.matches.truth[:, 0] == index))
 
     def with_errors(self, threshold: float, classes: Sequence[str] = ()) -> list[int]:
-        """Positions of the images with a wrong detection or a missed object at ``threshold``."""
+        """Positions of the images with a wrong detection or a missed object."""
         one = self.matches
         kept, missed = one.at(threshold, self._numbers(classes))
         wrong = kept & one.counted & (one.taken == NOTHING)
@@ -130,23 +128,25 @@ def judge(
     Images that cannot be read are warned of and count as without detections.
     """
     data = cocodir if isinstance(cocodir, CocoDataset) else CocoDataset(cocodir, split, keep_crowd=True)
-    known = detector.class_names if isinstance(detector, Detector) else _class_names(detector)
-    names = list(dict.fromkeys([*data.class_names, *(str(name) for name in known if name is not None)]))
-    number = {name: i for i, name in enumerate(names)}
     skipped: list[tuple[str, str]] = []
     paths = {data.path(i).resolve(): i for i in range(len(data))}
+    known: Sequence[str | None]
     if isinstance(detector, Detector):
+        known, of_these = detector.class_names, ""
         paths = dict(itertools.islice(paths.items(), limit))
         files = list(map(str, paths))
         results = detector.stream(files, FLOOR, slice_size=slice_size, skipped=skipped, progress=progress)
-    else:
-        given = {Path(result.path).resolve() for result in detector if result.path}
-        paths = {path: i for path, i in paths.items() if path in given}
+    elif detector:
+        known, of_these = detector[0].class_names, " of these"
         results = (result for result in detector if result.path)
+        given = {Path(str(result.path)).resolve() for result in detector if result.path}
+        paths = {path: i for path, i in paths.items() if path in given}
+    else:
+        raise UserError("there are no results to show.")
     if not paths:
-        raise UserError(
-            f"{data.annotation_file} lists no images" + ("." if isinstance(detector, Detector) else " of these.")
-        )
+        raise UserError(f"{data.annotation_file} lists no images{of_these}.")
+    names = list(dict.fromkeys([*data.class_names, *(str(name) for name in known if name is not None)]))
+    number = {name: i for i, name in enumerate(names)}
     place = {path: n for n, path in enumerate(paths)}
     found, floor = {-1: np.empty((0, 7))}, FLOOR
     for result in results:
@@ -157,8 +157,7 @@ def judge(
     targets = map(data.target, paths.values())
     truth = [_rows(n, t["boxes"], t["iscrowd"], t["labels"]) for n, t in enumerate(targets)]
     tables = np.concatenate(list(found.values())), np.concatenate(truth)
-    matches = Matches(*tables, match(*tables), len(data.class_names))
-    return Judged(data, list(paths.values()), names, matches, floor)
+    return Judged(data, list(paths.values()), names, Matches(*tables, match(*tables), len(data.class_names)), floor)
 
 
 def _rows(image, boxes, scores, classes):
@@ -166,12 +165,6 @@ def _rows(image, boxes, scores, classes):
     boxes, scores = (np.asarray(torch.as_tensor(values).cpu(), np.float64) for values in (boxes, scores))
     columns = [np.full(len(boxes), image), *boxes[:, :2].T, *(boxes[:, 2:] - boxes[:, :2]).T, scores, classes]
     return np.stack(columns, 1).astype(np.float64)
-
-
-def _class_names(results: Sequence[Result]) -> Sequence[str | None]:
-    if not results:
-        raise UserError("there are no results to show.")
-    return results[0].class_names
 
 
 def reduced(image: Image.Image, long_side: int | None = None) -> tuple[Image.Image, float]:

@@ -17,8 +17,6 @@ from PIL import Image
 
 from dino_nb.errors import UserError, did_you_mean
 
-WIDE: dict[str, Any] = {"style": {"description_width": "8em"}}  # the longest name of a slider
-
 
 class Scene:
     """Images that a :class:`View` steps through; ``values`` are those of its controls by name.
@@ -39,9 +37,9 @@ class Scene:
         """The images to step through, from 0."""
         return range(self.count)
 
-    def summary(self, **values: Any) -> tuple[str, Image.Image] | None:
-        """A line of HTML about all images, and a figure."""
-        return None
+    def summary(self, **values: Any) -> str:
+        """HTML about all images."""
+        return ""
 
     def view(self) -> "View":
         """With controls."""
@@ -56,7 +54,7 @@ class View:
 
     Attributes:
         index: the number of the shown image, from 0.
-        image: the ``PIL.Image`` that is shown. caption: the line of HTML above it. summary: the one about all images.
+        image: the ``PIL.Image`` that is shown. caption: the line of HTML above it. summary: that about all images.
         position: the slider of the image's number, from 1. controls: the other widgets by name.
         widget: all of it, an ipywidgets ``VBox``; None where ipywidgets is not installed.
 
@@ -73,7 +71,7 @@ class View:
         except ImportError:
             widgets = None
         place = {"value": 1, "min": 1, "max": scene.count, "description": scene.unit, "continuous_update": False}
-        self.position = _make(widgets, "IntSlider", place | WIDE)
+        self.position = _make(widgets, "IntSlider", place)
         self.controls = {name: _make(widgets, kind, options) for name, (kind, options) in scene.controls.items()}
         self.widget = self._lay_out(widgets) if widgets else None
         self._update()
@@ -110,9 +108,9 @@ class View:
     def _order(self) -> list[int]:
         return list(self.scene.order(**self._values())) or list(range(self.scene.count))
 
-    def _changed(self, change: Any = None) -> None:
+    def _changed(self, change: Any) -> None:
         if not self._busy:
-            if change is not None and change.owner is self.position:
+            if change.owner is self.position:
                 self.index = self._order()[min(self.position.value, self.position.max) - 1]
             self._update()
 
@@ -129,13 +127,11 @@ class View:
             self.image, self.caption = self.scene.shown(self.index, **values)
         except UserError as error:  # a damaged image must not end the walk through the others
             self.image, self.caption = Image.new("RGB", (480, 40), "#eee"), f"<b>{html.escape(str(error))}</b>"
-        summary = self.scene.summary(**values)
-        self.summary = summary[0] if summary else ""
+        self.summary = self.scene.summary(**values)
         if self.widget is not None:
+            self._about.value = self.summary
             self._line.value = f"{place + 1} of {len(order)} &nbsp; {self.caption}"
-            self._shown.value = encoded(self.image)
-            if summary:
-                self._about.value, self._figure.value = summary[0], encoded(summary[1], "PNG")
+            self._shown.value = _jpeg(self.image)
 
     def _on_click(self, change: Any) -> None:
         place = [float(share) for share in re.findall(r"\d\.?\d*", change.new)]
@@ -144,53 +140,39 @@ class View:
             self._update()
 
     def _lay_out(self, widgets: Any) -> Any:
-        self._line, self._about = widgets.HTML(), widgets.HTML()
-        self._shown, self._figure = widgets.Image(format="jpeg"), widgets.Image(format="png")
-        for image in (self._shown, self._figure):
-            image.layout.max_width, image.layout.height = "98%", "auto"
-            image.layout.align_self = "flex-start"  # else a column stretches it to the page's width
+        self._line, self._about, self._shown = widgets.HTML(), widgets.HTML(), widgets.Image(format="jpeg")
         steps = []
         for sign, tip, by in (("◀", "back (←)", -1), ("▶", "forward (→)", 1)):
             button = widgets.Button(description=sign, tooltip=tip)
-            button.layout.width = "3em"
             button.on_click(lambda _, by=by: self.step(by))
             button.add_class("dino-back" if by < 0 else "dino-forward")
             steps.append(button)
         for control in [self.position, *self.controls.values()]:
             control.observe(self._changed, names="value")
-        rows = [self.position, widgets.HBox(steps)] if self.scene.count > 1 else []
         checks = [control for control in self.controls.values() if isinstance(control, widgets.Checkbox)]
         sliders = [c for name, c in self.controls.items() if name != "classes" and c not in checks]
-        rows += [*sliders, widgets.HBox(checks)]
-        columns = [widgets.VBox(rows)]
+        rows = [self.position, widgets.HBox(steps)] if self.scene.count > 1 else []
+        columns = [widgets.VBox([*rows, *sliders, widgets.HBox(checks)])]
         if "classes" in self.controls:
             hint = widgets.HTML("<small>none chosen: all classes; Ctrl or ⌘ adds to the choice</small>")
             columns.append(widgets.VBox([self.controls["classes"], hint]))
-        for control in [self.position, *sliders, *checks]:
-            control.layout.width, control.layout.min_width, control.layout.flex = "auto", "7em", "1 1 auto"
-        for row in rows:
-            if isinstance(row, widgets.HBox):
-                row.layout.flex_flow = "row wrap"
-        for column in columns:  # side by side where there is room, else below each other
-            column.layout.flex, column.layout.min_width = "1 1 26em", "0"
         top = widgets.HBox(columns)
-        top.layout.flex_flow, top.layout.max_width = "row wrap", "900px"
-        about = [self._about, self._figure] if self.scene.summary(**self._values()) else []
-        below = [self._line, self._shown]
+        top.add_class("dino-controls")
+        parts = [widgets.HTML(f"<style>{_CSS}</style>"), top, self._about, self._line, self._shown]
         if self.scene.clicked is not None:  # the page writes into this text where the image was clicked
             self.click = widgets.Text()
-            self.click.layout.display = "none"
             self.click.add_class("dino-click")
             self.click.observe(self._on_click, names="value")
-            below.append(self.click)
-        box = widgets.VBox([top, *about, *below])
-        box.add_class(f"{self._key}-live")
+            parts.append(self.click)
+        box = widgets.VBox(parts)
+        for name in ("dino-view", f"{self._key}-live"):
+            box.add_class(name)
         return box
 
     def _ipython_display_(self) -> None:
         """Two outputs: the image for a notebook that is opened again, hidden while the widgets live, and these."""
         display = importlib.import_module("IPython.display").display
-        pixels = base64.b64encode(encoded(self.image)).decode("ascii")
+        pixels = base64.b64encode(_jpeg(self.image)).decode("ascii")
         parts = {"KEY": self._key, "IMAGE": pixels, "CAPTION": self.caption, "SUMMARY": self.summary}
         still = re.sub("|".join(parts), lambda match: parts[match[0]], _STILL)
         display({"text/html": still, "text/plain": repr(self)}, raw=True)
@@ -203,6 +185,29 @@ class View:
         return f"View({self.scene.unit} {self.index + 1} of {self.scene.count})"
 
 
+# Controls stand side by side where there is room, else below each other, names of sliders then above their tracks.
+_CSS = """
+.dino-view { container-type: inline-size; }
+.dino-view svg, .dino-view img { max-width: 100%; height: auto; align-self: flex-start; }
+.dino-view figure { display: inline-block; margin: 0 1em 0 0; }
+.dino-view figcaption { font-size: 0.85em; line-height: 1.4; }
+.dino-view .widget-html-content { line-height: 1.5; }
+.dino-view .widget-html, .dino-view .widget-html-content { max-width: 100%; height: auto; white-space: normal; }
+.dino-controls { flex-flow: row wrap; max-width: 56em; }
+.dino-controls > * { flex: 1 1 22em; min-width: 0; }
+.dino-controls .widget-hbox { flex-flow: row wrap; }
+.dino-controls button { width: 3em; }
+.dino-controls .widget-checkbox, .dino-controls .widget-checkbox label { width: auto; max-width: 100%; }
+.dino-controls .widget-hslider, .dino-controls .widget-select-multiple { width: auto; max-width: 100%; height: auto; }
+.dino-controls .widget-hslider .widget-label, .dino-controls .widget-select-multiple .widget-label { width: 8em; }
+.dino-controls select { min-width: 0; flex: 1 1 8em; }
+.dino-click { display: none; }
+@container (max-width: 32em) {
+  .dino-controls .widget-hslider, .dino-controls .widget-select-multiple { flex-flow: row wrap; }
+  .dino-controls .widget-hslider .widget-label { width: 100%; text-align: left; line-height: 1.6; height: auto; }
+  .dino-controls .widget-select-multiple .widget-label { width: 100%; text-align: left; }
+  .dino-controls .slider-container { min-width: 8em; }
+}"""
 # Arrow keys step through the images while the pointer or the focus is on the view, but not in a slider or a list.
 _STILL = """<style>body:has(.KEY-live) .KEY-still { display: none }</style>
 <div class="KEY-still"><div>SUMMARY</div><div>CAPTION</div>
@@ -242,8 +247,7 @@ def _make(widgets: Any, kind: str, options: dict[str, Any]) -> Any:
     return getattr(widgets, kind)(**options)
 
 
-def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
-    """The bytes of an image file."""
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {}))
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dino_nb.charts import COLORS, Curves
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.draw import add_legend, class_colors, draw_boxes
 from dino_nb.errors import UserError
@@ -22,10 +23,10 @@ from dino_nb.inference.keywords import check_number, known_keywords
 from dino_nb.inference.results import Result
 from dino_nb.inference.sources import Source, leaves, read
 from dino_nb.inference.video import is_video
+from dino_nb.printer import counted
 from dino_nb.sheet import grid
-from dino_nb.viz.curve import threshold_curve
 from dino_nb.viz.judged import FLOOR, LONG_SIDE, OUTCOMES, Judged, judge, reduced, reduced_file
-from dino_nb.viz.view import WIDE, Scene, View
+from dino_nb.viz.view import Scene, View
 
 
 @known_keywords
@@ -52,7 +53,7 @@ def explore(
     threshold = _start(threshold, finder)
     if isinstance(images, (str, Path)) and (Path(images) / "annotations" / f"instances_{split}2017.json").is_file():
         judged = judge(finder, images, split, slice_size=slice_size)
-        return View(_Judged({"detected": judged}, None, threshold))
+        return View(_Judged({"detected": judged}, judged.data, threshold, annotations=False))
     if isinstance(finder, Detector):
         found = list(leaves(images))
         if any(isinstance(leaf, str) and is_video(leaf) for leaf in found):
@@ -68,7 +69,7 @@ def browse(cocodir: str | Path, split: str = "val") -> View:
 
     Crowd regions are dashed.
     """
-    return View(_Annotated(CocoDataset(cocodir, split, keep_crowd=True)))
+    return View(_Judged({}, CocoDataset(cocodir, split, keep_crowd=True), 0))
 
 
 @known_keywords
@@ -144,7 +145,7 @@ class _Detected(Scene):
         self.colors = class_colors(class_names)
         self.results: dict[int, Result] = {}  # without their images, of which only the last few are kept, reduced
         self.image = lru_cache(maxsize=8)(self._image)
-        top = {"value": min(max_detections, 300), "min": 1, "max": 300, "description": "max detections", **WIDE}
+        top = {"value": min(max_detections, 300), "min": 1, "max": 300, "description": "max detections"}
         floor = max([FLOOR, *(leaf.threshold for leaf in found if isinstance(leaf, Result))])
         controls = _controls(threshold, list(self.colors), floor)
         first = {"threshold": controls.pop("threshold"), "max_detections": ("IntSlider", top)}
@@ -170,99 +171,86 @@ class _Detected(Scene):
         return reduced(source.image)
 
 
-class _Annotated(Scene):
-    """Annotations alone."""
-
-    def __init__(self, data: CocoDataset) -> None:
-        self.data, self.count, self.colors = data, len(data), class_colors(data.class_names)
-        self.controls = {name: c for name, c in _controls(0, data.class_names).items() if name in ("labels", "classes")}
-
-    def shown(self, index: int, labels: bool, classes: Sequence[str]) -> tuple[Image.Image, str]:
-        drawn, names, size = annotated(self.data, index, classes, self.colors, labels)
-        return drawn, _caption(self.data.path(index).name, size, names, self.colors)
-
-
 class _Judged(Scene):
-    """Right and wrong detections of one or two detectors, beside the annotations of ``data`` if it is given."""
+    """The annotations of ``data``, and beside them right and wrong detections of one or two detectors, if any."""
 
-    def __init__(self, judged: dict[str, Judged], data: CocoDataset | None, threshold: float) -> None:
-        self.judged, self.data = judged, data
-        first = next(iter(judged.values()))
-        self.count = len(first.indices)
-        self.colors = class_colors(name for one in judged.values() for name in one.names)
-        floor = max(one.floor for one in judged.values())
+    def __init__(
+        self, judged: dict[str, Judged], data: CocoDataset, threshold: float, annotations: bool = True
+    ) -> None:
+        self.judged, self.data, self.annotations = judged, data, annotations
+        self.indices = next((one.indices for one in judged.values()), range(len(data)))
+        self.count = len(self.indices)
+        names = [name for one in judged.values() for name in one.names] or data.class_names
+        self.colors = class_colors(names)
+        floor = max((one.floor for one in judged.values()), default=0)
         self.controls = _controls(threshold, list(self.colors), floor, errors=True)
+        if not judged:
+            self.controls = {name: self.controls[name] for name in ("labels", "classes")}
 
-    def shown(
-        self, index: int, threshold: float, errors: bool, labels: bool, scores: bool, classes: Sequence[str]
-    ) -> tuple[Image.Image, str]:
-        first = next(iter(self.judged.values()))
-        where = first.indices[index]
-        panes, titles, lines, side = [], [], [f"<b>{html.escape(first.data.path(where).name)}</b>"], None
-        count = len(self.judged) + (self.data is not None)
-        height, width = first.data.size(where)
-        columns = count if width < 2 * height else 1  # side by side, unless the image is very wide
+    def shown(self, index: int, *, labels: bool, classes: Sequence[str], **values: Any) -> tuple[Image.Image, str]:
+        where = self.indices[index]
+        path, (height, width) = self.data.path(where), self.data.size(where)
+        count = len(self.judged) + self.annotations
+        columns, side = count if width < 2 * height else 1, None  # side by side, unless the image is very wide
         if count > 1:  # drawn at the size that it is shown at: text stays readable
             side = round(max(width, height) * min(1100 // columns / width, LONG_SIDE / max(width, height)))
-        if self.data is not None:
+        panes, lines = [], [f"<b>{html.escape(path.name)}</b>"]
+        if self.annotations:
             truth, names, size = annotated(self.data, where, classes, self.colors, labels, side)
-            panes, titles = [truth], ["annotated"]
-            lines = [_caption(self.data.path(where).name, size, names, self.colors)]
+            panes, lines = [truth], [_caption(path.name, size, names, self.colors)]
         for title, one in self.judged.items():
-            panes.append(
-                one.draw(index, threshold, classes, labels=labels, scores=scores, legend=False, long_side=side)
-            )
-            titles.append(title)
-            rows, kinds, missed = one.outcomes(index, threshold, classes)
+            chosen, scores = (values["threshold"], classes), values["scores"]
+            panes.append(one.draw(index, *chosen, labels=labels, scores=scores, legend=False, long_side=side))
+            rows, kinds, missed = one.outcomes(index, *chosen)
             counts = Counter(kinds) + Counter(missed=len(missed))
             told = ", ".join(f"{counts[kind]} {kind}" for kind in ("correct", "wrong", "missed") if counts[kind])
             found = _counts([one.names[int(i)] for i in one.matches.found[rows, 6]], self.colors)
             lines.append(f"{html.escape(title)}: {told or 'nothing'} &ensp; <small>{found}</small>")
-        width = panes[0].width * columns + 12 * (columns - 1)
-        sheet = grid(panes, columns, titles, width) if count > 1 else panes[0]
-        return add_legend(sheet, list(OUTCOMES.values())), "<br>".join(lines)
+        sheet = panes[0]
+        if count > 1:
+            titles = ["annotated"] * self.annotations + list(self.judged)
+            sheet = grid(panes, columns, titles, sheet.width * columns + 12 * (columns - 1))
+        return add_legend(sheet, list(OUTCOMES.values())) if self.judged else sheet, "<br>".join(lines)
 
-    def summary(self, **values: Any) -> tuple[str, Image.Image]:
-        lines, figures, threshold, classes = [], [], values["threshold"], values["classes"]
+    def summary(self, **values: Any) -> str:
+        lines, figures = [], []
         for title, one in self.judged.items():
-            grid = np.linspace(one.floor, 1, 100)
-            rates, best = one.rates(threshold, classes), one.best(classes)
-            told = ", ".join(
-                f"{'F1' if key == 'f1' else key} <b>{rates[key]:.3f}</b>" if rates[key] >= 0 else f"{key} —"
-                for key in ("precision", "recall", "f1")
-            )
-            mark = f"; best F1 {best[1]:.3f} at {best[0]:.2f}" if best else "; nothing is found"
-            which = f"{html.escape(title)}, " if len(self.judged) > 1 else ""
-            lines.append(f"{which}all {self.count} image{'s' * (self.count != 1)} at {threshold:.2f}: {told}{mark}")
-            figures.append(threshold_curve(one.rates(grid, classes) | {"threshold": grid}, threshold, best))
-        sheet = Image.new("RGB", (sum(f.width for f in figures), figures[0].height), "white")
-        for i, figure in enumerate(figures):
-            sheet.paste(figure, (i * figure.width, 0))
-        return "<br>".join(lines), sheet
+            threshold, classes = values["threshold"], values["classes"]
+            rates, best, grid = one.rates(threshold, classes), one.best(classes), np.linspace(one.floor, 1, 100)
+            told = ", ".join(f"{_NAMES[k]} {f'<b>{rate:.3f}</b>' if rate >= 0 else '—'}" for k, rate in rates.items())
+            mark = f"best F1 {best[1]:.3f} at {best[0]:.2f}" if best else "nothing is found"
+            which = title if len(self.judged) > 1 else ""
+            start = f"{html.escape(which)}, all" if which else "all"
+            lines.append(f"{start} {counted(self.count, 'image')} at {threshold:.2f}: {told}; {mark}")
+            curves = one.rates(grid, classes).items()
+            series = [(_NAMES[name], grid.tolist(), curve, color) for (name, curve), color in zip(curves, COLORS)]
+            point = (mark, *best) if best else None
+            figures.append(Curves(which, series, "threshold", threshold, point, 110).html())
+        return "<br>".join(lines) + "".join(figures)
 
     def order(self, **values: Any) -> Sequence[int]:
-        if not values["errors"]:
+        if not values.get("errors"):
             return range(self.count)
         wrong = [one.with_errors(values["threshold"], values["classes"]) for one in self.judged.values()]
         return sorted(set().union(*wrong))
+
+
+_NAMES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 
 
 def _controls(
     threshold: float, names: Sequence[str | None], floor: float = FLOOR, errors: bool = False
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     known = [name for name in dict.fromkeys(names) if name is not None]
-    slider = {"min": floor, "max": 1.0, "step": 0.01, "description": "threshold", **WIDE}
-    check = {"indent": False}
-    controls: dict[str, tuple[str, dict[str, Any]]] = {
-        "threshold": ("FloatSlider", {"value": max(floor, threshold), **slider})
-    }
-    if errors:
-        controls["errors"] = ("Checkbox", {"value": False, "description": "only images with errors", **check})
-    controls["labels"] = ("Checkbox", {"value": len(known) > 1, "description": "names", **check})
-    controls["scores"] = ("Checkbox", {"value": True, "description": "scores", **check})
+    slider = {"value": max(floor, threshold), "min": floor, "max": 1.0, "step": 0.01, "description": "threshold"}
+    checks = {"errors": (False, "only images with errors")} if errors else {}
+    checks |= {"labels": (len(known) > 1, "names"), "scores": (True, "scores")}
     rows = {"options": known, "rows": min(8, len(known) + 1), "description": "only"}
-    controls["classes"] = ("SelectMultiple", rows)
-    return controls
+    return {
+        "threshold": ("FloatSlider", slider),
+        **{n: ("Checkbox", {"value": v, "description": d, "indent": False}) for n, (v, d) in checks.items()},
+        "classes": ("SelectMultiple", rows),
+    }
 
 
 def annotated(

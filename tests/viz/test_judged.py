@@ -6,7 +6,6 @@ from dino_nb.draw import draw_boxes
 from dino_nb.evaluation.matching import Matches
 from dino_nb.inference.detector import Detector
 from dino_nb.prepare.sample import make_sample
-from dino_nb.viz.curve import COLORS, threshold_curve
 from dino_nb.viz.judged import FLOOR, judge
 from tests.inference.fake import FakeModel
 
@@ -88,19 +87,6 @@ def test_draw_tells_outcomes_apart(judged):
     assert seen(0.5) == {"correct"} | several
     assert seen(0.9) == {"missed"}
     assert judged.draw(0).height > judged.draw(0, legend=False).height
-
-
-def test_threshold_curve_marks_the_best(judged):
-    grid = np.linspace(FLOOR, 1, 100)
-    curves = judged.rates(grid) | {"threshold": grid}
-    strip = threshold_curve(curves, 0.3, judged.best())
-    assert strip.size == (460, 120)
-    plain = threshold_curve(curves)
-    assert strip.tobytes() != plain.tobytes()
-    painted = {color for _, color in plain.getcolors(1 << 20)}
-    assert {tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in COLORS.values()} <= painted
-    empty = {key: np.full(100, -1.0) for key in ("precision", "recall", "f1")} | {"threshold": np.linspace(0, 1, 100)}
-    assert threshold_curve(empty).size == (460, 120)
 
 
 def test_draw_boxes_takes_boxes_without_a_score():

@@ -255,9 +255,13 @@ def test_compare_rates_move_with_the_threshold(sample):
     view = compare(detector, sample, threshold=0.5)
     one = view.scene.judged["detected"]
     assert "all 5 images at 0.50" in view.summary and "precision <b>" in view.summary
-    before, figure = view.summary, view._figure.value
+    before = view.summary
+    assert before.count("<polyline") == 3 and view._about.value == before
     view.controls["threshold"].value = 0.95
-    assert "at 0.95" in view.summary and view.summary != before and view._figure.value != figure
+    one.matches.taken[0], one.matches.counted[0] = 0, True  # as if one was right
+    assert "&#9670;&nbsp;best F1" in view.scene.summary(threshold=0.5, classes=())
+    one.matches.taken[0] = -1
+    assert "at 0.95" in view.summary and view.summary != before and view._about.value == view.summary
     assert "precision —" in view.summary and one.rates(0.95)["recall"] == 0
     assert view.image.size[0] > 1000
 
