@@ -81,8 +81,9 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` to a list of ``(B, C_i, h_i, w_i)``, h_i about H / stride."""
         # Tokens are channels last: maps that are so too need no copy. With one thread and gradients PyTorch has no such
-        # 1x1 convolutions, and would copy each map twice.
-        wanted = not torch.is_grad_enabled() or torch.get_num_threads() > 1
+        # 1x1 convolutions in float32, and would copy each map twice.
+        half = torch.is_autocast_enabled("cpu")
+        wanted = not torch.is_grad_enabled() or torch.get_num_threads() > 1 or half
         if images.device.type == "cpu" and not self._channels_last and wanted:
             images = images.contiguous(memory_format=torch.channels_last)
         features = self.body(images)

@@ -5,12 +5,13 @@ training as in evaluation. After ``model.optimize()`` oneDNN adds residuals and 
 (on a CPU, in float32, without gradients; everything else stays with the plain formulation).
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import FrozenBatchNormAct2d
+from timm.layers import Conv2dSame, FrozenBatchNormAct2d, pad_same
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torchvision.ops import FrozenBatchNorm2d
@@ -134,10 +135,79 @@ class Conv2d(nn.Conv2d):
             if add is not None:
                 return op.binary(x, add, weight, bias, *where, "add", None, "relu" if relu else None, [], "")
             return op(x, weight, bias, *where, "relu" if relu else "none", [], "")
-        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        x = self._convolve(x, weight, bias)
         if add is not None:  # autograd needs none of the values that are replaced here
             x = x.add_(add) if x.dtype == add.dtype else x + add
         return x.relu_() if relu else x
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        depthwise = self.groups == self.in_channels == self.out_channels and max(self.dilation) == 1
+        if depthwise and needs_gradient(x, weight) and x.device.type == "cpu" and x.dtype != torch.float64:
+            if torch.is_autocast_enabled("cpu"):
+                x, weight = x.to(torch.get_autocast_dtype("cpu")), weight.to(torch.get_autocast_dtype("cpu"))
+            x = _Depthwise.apply(x, weight, self.stride, self.padding)
+            return x if bias is None else x + bias.to(x.dtype).view(-1, 1, 1)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class SameConv2d(Conv2d):
+    """A convolution that pads its input as TensorFlow does, as some of timm's backbones have it."""
+
+    def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
+        return super().forward(pad_same(x, self.kernel_size, self.stride, self.dilation), relu, add)
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution of ``(B, C, H, W)`` on a CPU, whose backward takes the ways that oneDNN has kernels for.
+
+    It has none for weights of more than 3x3, whose gradient is put together of 3x3 windows here, nor for strided data
+    gradients in 16 bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, None, stride, padding, 1, len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        channels, _, height, width = weight.shape
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        grad = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+        def gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: Any, wanted: list[bool]) -> tuple:
+            where = ctx.stride, padding, (1, 1), False, (0, 0), channels
+            return torch.ops.aten.convolution_backward(grad, x, weight, None, *where, [*wanted, False])
+
+        by_x = by_weight = None
+        if ctx.needs_input_grad[0]:
+            wide = torch.float32 if max(ctx.stride) > 1 else x.dtype
+            like_x = torch.empty_like(x, dtype=wide)  # only its shape counts
+            by_x = gradients(grad.to(wide), like_x, weight.to(wide), ctx.padding, [True, False])[0].to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            x = F.pad(x, [p for p in reversed(ctx.padding) for _ in range(2)]) if any(ctx.padding) else x
+            by_weight = torch.empty_like(weight)
+            for top, left in itertools.product(_windows(height), _windows(width)):
+                window = by_weight[:, :, top : top + 3, left : left + 3]  # [C, 1, up to 3, up to 3]
+                rows, columns = (
+                    (out - 1) * step + side for out, step, side in zip(grad.shape[2:], ctx.stride, window.shape[2:])
+                )
+                part = x[:, :, top : top + rows, left : left + columns]
+                window.copy_(gradients(grad, part, window, (0, 0), [False, True])[1])
+        return by_x, by_weight, None, None
+
+
+def _windows(side: int) -> set[int]:
+    """Where windows of 3 begin that together cover ``side``."""
+    return {max(min(start, side - 3), 0) for start in range(0, side, 3)}
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether autograd will ask for a derivative by one of ``tensors``."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 class _FeedForward(torch.autograd.Function):
@@ -198,7 +268,7 @@ def optimize(model: nn.Module, enable: bool = True) -> None:
         if type(module) is nn.Linear:
             module.__class__ = Linear
         elif type(module) is nn.Conv2d and _is_plain(module):
-            module.__class__ = Conv2d
+            module.__class__ = SameConv2d if isinstance(module, Conv2dSame) else Conv2d
         if isinstance(module, (Linear, Conv2d)):
             module.packed = (module.packed or Packed()) if enable else None
 
@@ -220,7 +290,7 @@ def fold_norms(body: nn.Module) -> None:
         return
     classes = [(module, module.__class__) for pair in pairs for module in pair]
     for conv, norm in pairs:
-        conv.__class__, conv.norms = Conv2d, (norm,)
+        conv.__class__, conv.norms = SameConv2d if isinstance(conv, Conv2dSame) else Conv2d, (norm,)
         norm.__class__ = _Absorbed if isinstance(norm, FrozenBatchNorm2d) else _AbsorbedAct
     if all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.std())) for a, b in zip(before, _run(body, image))):
         return
@@ -230,7 +300,7 @@ def fold_norms(body: nn.Module) -> None:
 
 
 def _is_plain(conv: nn.Module) -> bool:
-    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return type(conv) in (nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.layers import FrozenBatchNormAct2d
+from timm.layers import Conv2dSame, FrozenBatchNormAct2d
 from timm.models.resnet import Bottleneck
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -88,6 +88,7 @@ class _DINO(DINO):
 _CLASSES = {
     fast.Linear: _Linear,
     fast.Conv2d: nn.Conv2d,
+    fast.SameConv2d: Conv2dSame,
     fast._Absorbed: FrozenBatchNorm2d,
     fast._AbsorbedAct: FrozenBatchNormAct2d,
     FoldedBottleneck: Bottleneck,

@@ -36,9 +36,9 @@ def measure(args, formulation, arithmetic, level):
     from dino_nb.presets import preset
     from dino_nb.training import memory
     from dino_nb.training.criterion import Criterion
+    from dino_nb.training.memory import accumulate_gradients
     from dino_nb.training.optim import clip_gradients, make_optimizer
     from dino_nb.training.precision import Precision
-    from dino_nb.training.memory import accumulate_gradients
     from tests.benchmarks.published import published_formulation
 
     torch.set_num_threads(args.threads)
