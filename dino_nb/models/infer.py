@@ -8,19 +8,20 @@ from dino_nb.models.layers import at_least_float32
 
 
 @torch.inference_mode()
-def infer(model: nn.Module, images: list[Tensor], amp: bool = False) -> dict[str, Tensor]:
+def infer(model: nn.Module, images: list[Tensor], amp: bool | torch.dtype = False) -> dict[str, Tensor]:
     """``pred_logits (B, Q, C)`` and ``pred_boxes (B, Q, 4)`` of ``model``, in float32 at least.
 
     Args:
         images: list of B tensors as the model takes them, on its device.
-        amp: half precision on a GPU; ignored on a CPU.
+        amp: True: half precision on a GPU, ignored on a CPU; or the 16-bit type to compute in, on any device.
 
     Raises:
         UserError: the GPU's memory is too small.
     """
     device = images[0].device.type
+    half = amp if isinstance(amp, torch.dtype) else torch.float16 if amp and device == "cuda" else None
     try:
-        with torch.autocast(device, torch.float16, enabled=amp and device == "cuda"):
+        with torch.autocast(device, half, enabled=half is not None):
             outputs = model(images)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(

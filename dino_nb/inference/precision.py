@@ -1,0 +1,60 @@
+"""Half precision by default on a GPU, once it agrees with float32 on the first images."""
+
+import torch
+from torch import Tensor, nn
+
+from dino_nb.errors import UserError
+from dino_nb.models.infer import infer
+from dino_nb.models.postprocess import postprocess
+
+Amp = bool | str  # "auto", "fp16" or True, "fp32" or False
+
+_SEEN = 0.3  # detections of this score and more are compared
+_SCORE, _SHIFT = 0.05, 0.01  # largest differences: of scores; of boxes, as a share of the input's long side
+
+
+def choose(model: nn.Module, images: list[Tensor], amp: Amp = "auto") -> torch.dtype | bool:
+    """What ``infer`` takes as ``amp``: the type of half precision, or False for float32.
+
+    ``"auto"`` compares both on ``images``, prints the outcome, and takes half precision on a GPU if they agree.
+    """
+    half = half_type(images[0].device)
+    if amp != "auto" or half is None:
+        return half is not None and amp in (True, "fp16") and half
+    agrees, what = compare(model, images, half)
+    print(f"{what}: computing in {'half precision' if agrees else 'float32'} (amp='fp32' or 'fp16' chooses).")
+    return agrees and half
+
+
+def check_amp(amp: Amp) -> None:
+    """``UserError`` unless ``amp`` is one of those that :func:`choose` knows."""
+    if amp not in (True, False, "auto", "fp16", "fp32"):
+        raise UserError(f"amp must be 'auto', 'fp16' (or True) or 'fp32' (or False), not {amp!r}.")
+
+
+def half_type(device: torch.device) -> torch.dtype | None:
+    """The type of half precision that pays on ``device``: none on a CPU."""
+    return torch.float16 if device.type == "cuda" else None
+
+
+def compare(model: nn.Module, images: list[Tensor], half: torch.dtype) -> tuple[bool, str]:
+    """Whether ``model`` finds the same in ``half`` as in float32 on ``images``, and by how much that differs.
+
+    Each detection with a score of 0.3 or more, the best one at least, must have a counterpart of its class with a score
+    within 0.05 and a box within 1 % of the input's long side.
+    """
+    differences = torch.zeros(2)  # of scores and of boxes
+    for image in images:
+        size = (image.shape[-2], image.shape[-1])
+        want, got = (postprocess(infer(model, [image], amp), [size])[0] for amp in (False, half))
+        seen = want["scores"] >= min(_SEEN, want["scores"].max())
+        for s, label, box in zip(*(want[key][seen] for key in ("scores", "labels", "boxes"))):
+            scores = (got["scores"] - s).abs() + (got["labels"] != label)
+            shifts = (got["boxes"] - box).abs().amax(1) / max(size)
+            nearest = (scores / _SCORE + shifts / _SHIFT).argmin()
+            found = torch.stack([scores[nearest], shifts[nearest]]).cpu()
+            differences = torch.maximum(differences, found)  # not a number stays so
+    score, shift = differences.tolist()
+    count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+    what = f"half precision on the first {count}: scores differ by {score:.4f}, boxes by {100 * shift:.3f} % at most"
+    return score <= _SCORE and shift <= _SHIFT, what
