@@ -4,10 +4,10 @@
   python -m tests.benchmarks.recipes COCODIR --start CHECKPOINT --images 50 --recipes finetune steps:steps=1000
   python -m tests.benchmarks.recipes --table --figure recipes.png --rows recipes.jsonl
 
-A recipe is the name of a training preset, with changes behind a colon: ``steps:steps=1000,lr=2e-4``. The best epoch is
-chosen on the validation split and scored on the test split where there is one (column "scored on"). ``--images``
-trains on the first so many of one fixed random order, so that 25 images are among the 50. Minutes are those of the
-processor, over all threads: other programs may run beside.
+A recipe is the name of a training preset, with changes of training and network behind a colon:
+``steps:steps=1000,lr=2e-4,iou_target=True``. The best epoch is chosen on the validation split and scored on the test
+split where there is one (column "scored on"). ``--images`` trains on the first so many of one fixed random order, so
+that 25 images are among the 50. Minutes are those of the processor, over all threads: other programs may run beside.
 """
 
 import argparse
@@ -65,9 +65,9 @@ def run_recipe(args, recipe, seed):
 
     torch.set_num_threads(args.threads)
     name, _, changes = recipe.partition(":")
-    options = parse_options([*args.options, *filter(None, changes.split(","))]).training
-    config = dataclasses.asdict(apply_overrides(train_preset(name), options))
-    options = {"num_workers": 0, **{key: config[key] for key in options}, "seed": seed}
+    parsed = parse_options([*args.options, *filter(None, changes.split(","))])
+    config = dataclasses.asdict(apply_overrides(train_preset(name), parsed.training))
+    options = {"num_workers": 0, **{key: config[key] for key in parsed.training}, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         cocodir = subset(args.cocodir, args.images, Path(folder, "data")) if args.images else args.cocodir
         test_file = split_files(args.cocodir, "val")[1].with_name("instances_test2017.json")
@@ -81,6 +81,7 @@ def run_recipe(args, recipe, seed):
             args.start,
             output_dir=output_dir,
             preset=name,
+            model_options=parsed.model,
             backbone_weights=args.backbone or False,
             device=args.device,
             check=False,

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+import dino_nb
 from dino_nb.prepare.sample import make_sample
 from tests.benchmarks.recipes import COLUMNS, main, subset
 
@@ -22,6 +25,15 @@ def test_recipes_append_a_row_a_run(tmp_path, capsys):
     main(["--table", "--rows", str(rows)])
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 4 and table[0] == f"| {' | '.join(COLUMNS)} |"
+
+
+def test_recipes_change_the_network_too(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(dino_nb, "finetune", lambda *args, **options: given.update(options) or 1 / 0)
+    cocodir = make_sample(tmp_path / "sample", n_train=2, n_val=2)
+    with pytest.raises(ZeroDivisionError):
+        main([str(cocodir), "--recipes", "tiny:iou_target=True,lr=0.1", "--rows", str(tmp_path / "rows")])
+    assert given["model_options"] == {"iou_target": "True"} and given["lr"] == 0.1
 
 
 def test_recipes_subsets_are_nested(tmp_path):
