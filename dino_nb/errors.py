@@ -46,7 +46,7 @@ def printable(text: object, limit: int = 120) -> str:
     """
     text = str(text)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return text if text.isprintable() else "".join(map(_escaped, text))
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def clean(text: str) -> str:
@@ -94,12 +94,9 @@ _REASONS = {
 def explain(error: OSError) -> str:
     """An ``OSError`` as a sentence that names the file and says what to do."""
     names = [printable(os.fsdecode(n), 300) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes))]
-    place = names[-1] if names else "a file"
-    reason = _REASONS.get(error.errno or 0)
-    if reason is None:
-        why = printable(error.strerror or error, 300) or type(error).__name__
-        reason = "{} cannot be read or written: " + why.replace("{", "{{").replace("}", "}}")
-    return reason.format(place) + "."
+    place, reason = names[-1] if names else "a file", _REASONS.get(error.errno or 0)
+    why = printable(error.strerror or error, 300) or type(error).__name__
+    return f"{reason.format(place) if reason else f'{place} cannot be read or written: {why}'}."
 
 
 @contextlib.contextmanager
@@ -109,10 +106,6 @@ def disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(explain(error)) from error
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
 def _without_worker(text: str, kind: type) -> str:

@@ -49,8 +49,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         return path
     if not in_colab():
         raise UserError(f"{typed} is a path on Google Drive, which only Colab has: name a local file or folder.")
-    absolute = path.absolute()
-    if absolute.is_relative_to(DRIVE.parent) and absolute.relative_to(DRIVE.parent).parts[:1] in [(r,) for r in _ROOTS]:
+    if any(path.absolute().is_relative_to(DRIVE.parent / root) for root in _ROOTS):
         return path
     right = DRIVE / (spelt["a"] or spelt["b"] or spelt["c"] or "")
     raise UserError(f"{typed} is not on Google Drive and would be lost with the session: write {right}")
@@ -61,12 +60,8 @@ def home_dir() -> Path:
 
     ``$DINO_NB_HOME``; else ``dino_nb`` on a mounted Colab Drive, which outlives the session; else the user cache.
     """
-    if os.environ.get("DINO_NB_HOME"):
-        home = Path(os.environ["DINO_NB_HOME"]).expanduser()
-    elif drive_mounted():
-        home = DRIVE / "dino_nb"
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dino_nb"
+    cache = DRIVE if drive_mounted() else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("DINO_NB_HOME") or cache / "dino_nb").expanduser()
     home.mkdir(parents=True, exist_ok=True)
     return home
 
@@ -106,9 +101,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, remove it on any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name[:40]}.{secrets.token_hex(4)}.part"
-    )  # a long name may be as long as allowed
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")  # names may be as long as allowed
     temporary.open("xb").close()  # with an ordinary file's permissions, unlike tempfile's
     try:
         yield temporary

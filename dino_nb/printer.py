@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from dino_nb.errors import printable
 
 _COLOURS = {"error": "#c0392b", "warning": "#b9770e", "note": "#2471a3"}
-_INDENT = " " * 8
 _CSS = """.dnb{font:15px/1.45 system-ui,sans-serif;max-width:62rem}.dnb h1{font-size:1.35rem;overflow-wrap:anywhere}
 .dnb h2{font-size:1.15rem;display:inline}.dnb summary{cursor:pointer;padding:.3rem 0}.dnb p{overflow-wrap:anywhere}
 .dnb details.part{border-top:1px solid #8886;margin:.6rem 0;padding-top:.2rem}.dnb .wide{overflow-x:auto}
@@ -28,82 +27,6 @@ body{background:Canvas;color:CanvasText;margin:0 auto;padding:.8rem;max-width:62
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a page runs nothing and asks for nothing
 
 
-@dataclass
-class Lines:
-    """Plain lines of text."""
-
-    lines: Sequence[object]
-
-    def text(self) -> list[str]:
-        """The block for a terminal."""
-        return [printable(line, 1000) for line in self.lines]
-
-    def html(self) -> str:
-        """The block as an HTML fragment."""
-        return f"<p>{'<br>'.join(map(html.escape, self.text()))}</p>" if self.lines else ""
-
-
-@dataclass
-class Folded:
-    """A title with lines below it, folded in a notebook. ``level`` (error, warning, note) gives the title a colour."""
-
-    title: str
-    lines: Sequence[object]
-    level: str = ""
-    open: bool = False
-
-    def text(self) -> list[str]:
-        """The block for a terminal."""
-        return [printable(self.title, 300), *(_INDENT + printable(line, 1000) for line in self.lines)]
-
-    def html(self) -> str:
-        """The block as an HTML fragment."""
-        title, *lines = (html.escape(line.strip()) for line in self.text())
-        style = f' style="color:{_COLOURS[self.level]}"' if self.level else ""
-        state = " open" if self.open else ""
-        items = "".join(f"<div style='margin-left:2em'>{line}</div>" for line in lines)
-        return f"<details{state}><summary><b{style}>{title}</b></summary>{items}</details>"
-
-
-@dataclass
-class Table:
-    """A table. Numbers are right-aligned, fractions get three places, and negative ones (undefined) a dash."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    limit: int = 100
-
-    def text(self) -> list[str]:
-        """The block for a terminal."""
-        cells = [[printable(h, 40) for h in self.header], *([_cell(v) for v in row] for row in self.rows[: self.limit])]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        right = self._right()
-        lines = [
-            "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip() for row in cells
-        ]
-        return [f"  {line}" for line in lines] + self._more()
-
-    def html(self) -> str:
-        """The block as an HTML fragment."""
-        aligned = [f"style='text-align:{'right' if r else 'left'}'" for r in self._right()]
-        head = "".join(f"<th {a}>{html.escape(printable(h, 40))}</th>" for h, a in zip(self.header, aligned))
-        rows = (
-            "".join(f"<td {a}>{html.escape(_cell(v))}</td>" for v, a in zip(row, aligned))
-            for row in self.rows[: self.limit]
-        )
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f'<div class="wide">{table}</div>{"".join(self._more())}'
-
-    def _right(self) -> list[bool]:
-        first = self.rows[0] if self.rows else [""] * len(self.header)
-        return [isinstance(value, (int, float)) for value in first]
-
-    def _more(self) -> list[str]:
-        more = len(self.rows) - self.limit
-        return [f"  ... and {more:,} more"] if more > 0 else []
-
-
 class Block(Protocol):
     """What a report is made of; more kinds are in `dino_nb.charts`."""
 
@@ -112,6 +35,72 @@ class Block(Protocol):
 
     def html(self) -> str:
         """The block as an HTML fragment."""
+
+
+@dataclass
+class Lines(Block):
+    """Plain lines of text."""
+
+    lines: Sequence[object]
+
+    def text(self) -> list[str]:
+        return [printable(line, 1000) for line in self.lines]
+
+    def html(self) -> str:
+        return f"<p>{'<br>'.join(map(html.escape, self.text()))}</p>" if self.lines else ""
+
+
+@dataclass
+class Folded(Block):
+    """A title with lines below it, folded in a notebook. ``level`` (error, warning, note) gives the title a colour."""
+
+    title: str
+    lines: Sequence[object]
+    level: str = ""
+    open: bool = False
+
+    def text(self) -> list[str]:
+        return [printable(self.title, 300), *(" " * 8 + printable(line, 1000) for line in self.lines)]
+
+    def html(self) -> str:
+        title, *lines = (html.escape(line.strip()) for line in self.text())
+        style = f' style="color:{_COLOURS[self.level]}"' if self.level else ""
+        state = " open" if self.open else ""
+        items = "".join(f"<div style='margin-left:2em'>{line}</div>" for line in lines)
+        return f"<details{state}><summary><b{style}>{title}</b></summary>{items}</details>"
+
+
+@dataclass
+class Table(Block):
+    """A table. Numbers are right-aligned, fractions get three places, and negative ones (undefined) a dash."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    limit: int = 100
+
+    def text(self) -> list[str]:
+        cells, right, more = self._shown()
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        rows = ([c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)] for row in cells)
+        return [*(f"  {'  '.join(row).rstrip()}" for row in rows), *more]
+
+    def html(self) -> str:
+        cells, right, more = self._shown()
+        aligned = [f"style='text-align:{'right' if r else 'left'}'" for r in right]
+        (head, *rows) = (
+            "".join(f"<{tag} {a}>{html.escape(cell)}</{tag}>" for cell, a in zip(row, aligned))
+            for row, tag in zip(cells, ["th"] + ["td"] * len(cells))
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div class="wide">{table}</div>{"".join(more)}'
+
+    def _shown(self) -> tuple[list[list[str]], list[bool], list[str]]:
+        """Cells, the header's first; which columns are numbers; how many rows are left out."""
+        rows = [[_cell(value) for value in row] for row in self.rows[: self.limit]]
+        first, more = self.rows[0] if self.rows else self.header, len(self.rows) - self.limit
+        numbers = [isinstance(value, (int, float)) for value in first]
+        return [[printable(h, 40) for h in self.header], *rows], numbers, [f"  ... and {more:,} more"] * (more > 0)
 
 
 class Printed:

@@ -25,53 +25,36 @@ def read_torch_file(path: str | Path) -> Any:
         raise UserError(f"there is no checkpoint file {str(path)!r}.")
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                return {"model": {k: file.get_tensor(k) for k in file.keys()}, "metadata": file.metadata() or {}}  # noqa: SIM118
         with path.open("rb") as file:
             start = file.read(64).lstrip().lower()
         if start.startswith((b"<!doctype", b"<html")):
             raise UserError(f"{path} is a web page, not a checkpoint: the download was refused. Fetch it by hand.")
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is not read: it is damaged, or holds objects beyond tensors and plain values, which could run "
-            f"code ({_first_sentence(str(error))}). Fetch it again, or save it with the weights alone."
-        ) from None
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or _first_sentence(str(error))}).") from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(
-            f"{path} is damaged or not a checkpoint ({_first_sentence(str(error)) or type(error).__name__}). "
-            "Download or copy it again."
-        ) from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return {"model": {k: file.get_tensor(k) for k in file.keys()}, "metadata": file.metadata() or {}}  # noqa: SIM118
+        lines = str(error).splitlines() or [type(error).__name__]
+        why = next((line.strip() for line in lines if "global" in line.lower()), lines[0])[:200]
+        if isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"{path} is not read: it is damaged, or holds objects beyond tensors and plain values, which could run "
+                f"code ({why}). Fetch it again, or save it with the weights alone."
+            ) from None
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be read ({error.strerror or why}).") from error
+        raise UserError(f"{path} is damaged or not a checkpoint ({why}). Download or copy it again.") from error
 
 
 def _allowed() -> list[Any]:
-    numbers = [getattr(np, n) for n in ("float64", "float32", "int64", "int32", "bool_")]
+    numbers = [type(np.dtype(n)) for n in ("float64", "float32", "int64", "int32", "bool")]
     scalar = np.float64(0).__reduce__()[0]
-    return [
-        argparse.Namespace,
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(n)) for n in numbers),
-    ]
-
-
-def _first_sentence(text: str) -> str:
-    for line in text.splitlines():
-        if "GLOBAL" in line or "global" in line:
-            return line.strip()[:200]
-    return text.splitlines()[0][:200] if text else ""
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *named, *numbers]
 
 
 def check_whole(tensors: dict[str, Any], where: str | Path) -> None:

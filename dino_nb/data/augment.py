@@ -5,6 +5,7 @@ Within a batch: mosaic and mixup, when the batch is put together. Objects that a
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,11 +93,8 @@ def parse_names(augment: str | Iterable[str]) -> tuple[str, ...]:
     chosen: set[str] = set()
     for word in words:
         if word not in PRESETS and word not in NAMES:
-            known = [*PRESETS, *NAMES]
-            raise UserError(
-                f"augment: there is no {word!r}.{did_you_mean(word, known)} Presets: {', '.join(PRESETS)}. "
-                f"Single steps: {', '.join(NAMES)}."
-            )
+            known = f"Presets: {', '.join(PRESETS)}. Single steps: {', '.join(NAMES)}."
+            raise UserError(f"augment: there is no {word!r}.{did_you_mean(word, [*PRESETS, *NAMES])} {known}")
         chosen.update(PRESETS.get(word, (word,)))
     return tuple(name for name in NAMES if name in chosen)
 
@@ -148,17 +146,11 @@ def _sides(boxes: torch.Tensor) -> torch.Tensor:
 
 
 _FILL = tuple(round(255 * mean) for mean in MEAN)
-
-
-def _affine() -> v2.Transform:
-    bilinear = v2.InterpolationMode.BILINEAR
-    return v2.RandomAffine(5, translate=(0.1, 0.1), scale=(0.9, 1.1), interpolation=bilinear, fill=_FILL)
-
-
+_affine = partial(v2.RandomAffine, translate=(0.1, 0.1), scale=(0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR)
 _STEPS: dict[str, Callable[[], Callable[..., Any]]] = {
     "iou_crop": lambda: KeepVisible(v2.RandomApply([v2.RandomIoUCrop()], 0.5)),
     "zoom_out": lambda: v2.RandomZoomOut(_FILL, (1.0, 2.0), 0.3),
-    "affine": lambda: KeepVisible(v2.RandomApply([_affine()], 0.5)),
+    "affine": lambda: KeepVisible(v2.RandomApply([_affine(5, fill=_FILL)], 0.5)),
     "turns": lambda: RandomTurn((1, 3, 6, 8)),
     "vertical_flip": lambda: v2.RandomVerticalFlip(0.5),
     # torchvision's RandomPhotometricDistort also exchanges colour channels: too much where colour tells the classes

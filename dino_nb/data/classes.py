@@ -72,14 +72,13 @@ def match_classes(
         class_names = COCO_OUTPUTS
         agrees = all(c in COCO_CLASSES and normalise(COCO_CLASSES[c]) == normalise(n) for c, n in names.items())
         if by == "auto" and agrees:
-            return _by_id(
-                names, range(num_classes), class_names, "by COCO id: ids and names of the data set are COCO's."
-            )
+            how = "by COCO id: ids and names of the data set are COCO's."
+            return _by_id(names, range(num_classes), class_names, how)
     if by == "id" or (by == "auto" and class_names is None):
         if category_ids is not None and not published:
             return _by_id(names, category_ids, class_names, "by category id, as the checkpoint carries them.")
-        how = "by category id: output i of the model is taken as category id i"
-        how += "." if by == "id" else ", since the checkpoint carries no class names."
+        why = "" if by == "id" else ", since the checkpoint carries no class names"
+        how = f"by category id: output i of the model is taken as category id i{why}."
         return _by_id(names, range(num_classes), None, how)
     if class_names is None:
         raise UserError("the checkpoint carries no class names, so its classes can only be matched by id.")
@@ -117,28 +116,23 @@ def _by_name(names: dict[Any, str], class_names: list[str | None], how: str, pub
             if category not in label_of and labels[same(name)]:
                 label_of[category] = labels[same(name)].pop(0)
                 del free[label_of[category]]
-    missing = [_missing(names[c], free.values()) for c in names if c not in label_of]
+    missing = []
+    for name in (name for category, name in names.items() if category not in label_of):
+        hint = did_you_mean(name, free.values()).strip()
+        missing.append(f"{name} ({hint[0].lower()}{hint[1:]})" if hint else name)
     if not label_of:
-        text = (
-            f"no class of the data set is known to the model. Data set: {_some(missing)}. Model: "
-            f"{_some([n for n in class_names if n is not None])}."
-        )
+        known = _some(name for name in class_names if name is not None)
+        text = f"no class of the data set is known to the model. Data set: {_some(missing)}. Model: {known}."
         if published:
             text += (
                 " If the original code trained this checkpoint on this data set, its outputs are category ids: match "
                 "classes by id (--classes id)."
             )
         raise UserError(text)
-    unused = list(free.values())
     repeated = [n for n, count in Counter(map(normalise, names.values())).items() if count > 1]
     if repeated and missing:
         how += f" The data set has {_some(repeated)} more than once."
-    return ClassMatch(label_of, names, how, missing, unused)
-
-
-def _missing(name: str, candidates: Iterable[str]) -> str:
-    hint = did_you_mean(name, candidates).strip()
-    return f"{name} ({hint[0].lower()}{hint[1:]})" if hint else name
+    return ClassMatch(label_of, names, how, missing, list(free.values()))
 
 
 def _some(items: Iterable[object], limit: int = 12) -> str:

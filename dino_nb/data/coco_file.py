@@ -8,7 +8,6 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +62,6 @@ Report = Callable[[Problem], Any]
 Complain = Callable[[str, str], None]
 
 
-@dataclass
 class CocoFile:
     r"""The usable records of one annotation file. ``rows`` index the lists of ``document``.
 
@@ -79,24 +77,24 @@ class CocoFile:
         derived: (boxes,) bool: the box was taken from the polygons, so it is x, y, width, height in pixels for sure.
     """
 
-    path: Path
-    label: str
-    name: str = ""
-    folder: Path = Path()
-    usable: bool = False
-    document: dict[str, list] = field(default_factory=lambda: {section: [] for section in _SECTIONS})
-    json: JsonFile | None = None
-    categories: dict[Id, str] = field(default_factory=dict)
-    image_ids: list[Id] = field(default_factory=list)
-    image_names: list[str] = field(default_factory=list)
-    image_rows: list[int] = field(default_factory=list)
-    image_sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    image: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    category: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-    crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    derived: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    def __init__(self, path: Path, label: str, name: str) -> None:
+        self.path, self.label = path, label
+        self.name, self.folder = name, path.parent.parent / f"{name}2017"
+        self.json: JsonFile | None = None
+        self.usable = False
+        self.document: dict[str, list] = {section: [] for section in _SECTIONS}
+        self.categories: dict[Id, str] = {}
+        self.image_ids: list[Id] = []
+        self.image_names: list[str] = []
+        self.image_rows: list[int] = []
+        self.image_sizes = np.zeros((0, 2))
+        self.set_boxes([])
+
+    def set_boxes(self, columns: list[tuple]) -> None:
+        """Fill the arrays of boxes: ``(row, image, category, crowd, derived, x, y, w, h)`` of each."""
+        table = np.array(columns, dtype=np.float64).reshape(-1, 9)
+        self.rows, self.image, self.category = table[:, :3].astype(np.int64).T
+        self.crowd, self.derived, self.boxes = table[:, 3] == 1, table[:, 4] == 1, table[:, 5:]
 
     def record(self, section: str, row: int | None) -> dict[str, Any]:
         """Entry ``row`` of the list ``section``; an empty dict if it is no record."""
@@ -116,7 +114,7 @@ def parse_coco(
     Nothing in the file raises an error here. ``label`` is its name in messages, ``split`` the one of a COCODIR that it
     belongs to. Without ``needs_annotations`` that list may be missing, as in a test split.
     """
-    coco = CocoFile(Path(path), label or str(path), split, Path(path).parent.parent / f"{split}2017")
+    coco = CocoFile(Path(path), label or str(path), split)
     try:
         coco.json = read_json(path)
     except BadJson as error:
@@ -127,7 +125,10 @@ def parse_coco(
     document = coco.json.document
     if not needs_annotations and isinstance(document, dict):
         document.setdefault("annotations", [])
-    if _has_structure(coco, document, report):
+    faults = list(_faults_of_structure(document))
+    for text in faults:
+        report(Problem("json-structure", f"it is not a COCO file: {text}", coco))
+    if not faults:
         coco.document, coco.usable = document, True
         _read_categories(coco, report)
         _read_images(coco, report)
@@ -207,19 +208,19 @@ def to_pycocotools(data: dict[str, Any]) -> Any:
     return coco
 
 
-def _has_structure(coco: CocoFile, document: Any, report: Report) -> bool:
+def _faults_of_structure(document: Any) -> Iterator[str]:
     if not isinstance(document, dict):
         kind = {list: "a list", str: "a text", bool: "true or false"}.get(type(document), "a number or null")
         first = document[0] if isinstance(document, list) and document else None
         hint = ", as of detections (results, not annotations)" if isinstance(first, dict) and "score" in first else ""
-        report(Problem("json-structure", f"it is not a COCO file: it is {kind}{hint}, not an object", coco))
-        return False
-    wrong = [s for s in _SECTIONS if not isinstance(document.get(s), list)]
-    for section in wrong:
-        what = f"the list {section!r} is missing" if section not in document else f"{section!r} is not a list"
-        keys = ", ".join(brief(key[:30]) for key in list(document)[:8]) or "none"
-        report(Problem("json-structure", f"it is not a COCO file: {what}; the keys are {keys}", coco))
-    return not wrong
+        yield f"it is {kind}{hint}, not an object"
+        return
+    keys = ", ".join(brief(key[:30]) for key in list(document)[:8]) or "none"
+    for section in _SECTIONS:
+        if section not in document:
+            yield f"the list {section!r} is missing; the keys are {keys}"
+        elif not isinstance(document[section], list):
+            yield f"{section!r} is not a list; the keys are {keys}"
 
 
 def _records(coco: CocoFile, section: str, report: Report) -> Iterator[tuple[int, dict, Complain]]:
@@ -301,15 +302,18 @@ def _read_annotations(coco: CocoFile, report: Report) -> None:
             continue
         if key is None or key in seen:
             complain("annotation-duplicate-ids", "the id is missing" if key is None else "the id is there twice")
-        if key is not None:
+        else:
             seen.add(key)
         box, derived, kind = box_of(record)
         if kind:
             how = "; the box around its polygons is used" if derived else "; it was read as such" if box else ""
-            complain(
-                kind, f"bbox must be four finite numbers x, y, width, height, not {brief(record.get('bbox'))}{how}"
-            )
-        crowd = _read_extras(record, complain)
+            said = f"not {brief(record.get('bbox'))}{how}"
+            complain(kind, f"bbox must be four finite numbers x, y, width, height, {said}")
+        area, crowd = number(record.get("area")), record.get("iscrowd")
+        if area is None or not 0 < area < math.inf:
+            complain("missing-area", f"area is {brief(record.get('area'))}")
+        if crowd not in (0, 1):
+            complain("missing-iscrowd", f"iscrowd is {brief(crowd)}")
         if image not in image_at:
             complain("unknown-image", f"image_id {brief(record['image_id'])} is not among the images")
         if category not in category_at:
@@ -318,23 +322,12 @@ def _read_annotations(coco: CocoFile, report: Report) -> None:
             if (meant := written[name].get(value)) is not None and meant != record[name]:
                 complain("id-mismatch", f"{name} {brief(record[name])} is {brief(meant)} in the list that it refers to")
         if box is not None and image in image_at and category in category_at:
+            crowd = crowd == 1 or crowd in ("1", "true", "True")
             columns.append((row, image_at[image], category_at[category], crowd, derived, *box))
-    table = np.array(columns, dtype=np.float64).reshape(-1, 9)
-    coco.rows, coco.image, coco.category = table[:, :3].astype(np.int64).T
-    coco.crowd, coco.derived, coco.boxes = table[:, 3] == 1, table[:, 4] == 1, table[:, 5:]
+    coco.set_boxes(columns)
 
 
 def _as_written(coco: CocoFile, section: str) -> dict[Id | None, Any]:
     """Id -> the value that the list has for it, the first one."""
     values = [record.get("id") for _, record in coco.records(section)]
     return {id_of(value)[0]: value for value in reversed(values)}
-
-
-def _read_extras(record: dict[str, Any], complain: Complain) -> bool:
-    """Whether an annotation is a crowd region."""
-    area, crowd = number(record.get("area")), record.get("iscrowd")
-    if area is None or not 0 < area < math.inf:
-        complain("missing-area", f"area is {brief(record.get('area'))}")
-    if crowd not in (0, 1):
-        complain("missing-iscrowd", f"iscrowd is {brief(crowd)}")
-    return crowd == 1 or crowd in ("1", "true", "True")

@@ -55,21 +55,17 @@ class CocoDataset(torch.utils.data.Dataset):
         images = sorted(data["images"], key=_id_order)
         self.ids = _packed([image["id"] for image in images])
         self.file_names = np.array([image["file_name"].replace("\\", "/") for image in images], dtype=np.str_)
-        self._sizes = np.array([[_pixels(image, key) for key in ("height", "width")] for image in images], np.int64)
-        self._sizes = self._sizes.reshape(-1, 2)
-        self._pack(data["annotations"], {image["id"]: i for i, image in enumerate(images)}, keep_crowd)
-
-    def _pack(self, annotations: list[dict], position: dict[Any, int], keep_crowd: bool) -> None:
+        self._sizes = np.array([_size(image) for image in images], np.int64).reshape(-1, 2)
+        position = {image["id"]: i for i, image in enumerate(images)}
         kept = [
             (position[a["image_id"]], self.label_of[a["category_id"]], a["iscrowd"], *a["bbox"])
-            for a in annotations
+            for a in data["annotations"]
             if a["category_id"] in self.label_of and (keep_crowd or not a["iscrowd"])
         ]
         table = np.array(kept, np.float64).reshape(-1, 7)
         table = table[np.argsort(table[:, 0], kind="stable")]
         self._starts = np.searchsorted(table[:, 0], np.arange(len(self.ids) + 1))
-        self._labels = table[:, 1].astype(np.int64)
-        self._crowd = table[:, 2].astype(np.int64)
+        self._labels, self._crowd = table[:, 1:3].astype(np.int64).T
         self._boxes = np.concatenate([table[:, 3:5], table[:, 3:5] + table[:, 5:7]], 1)  # xyxy
 
     def __len__(self) -> int:
@@ -128,11 +124,6 @@ def collate(items: Iterable[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Tens
     return list(images), list(targets)
 
 
-def move(targets: list[dict], device: torch.device | str) -> list[dict]:
-    """Targets with their tensors on ``device``."""
-    return [{k: v.to(device) if torch.is_tensor(v) else v for k, v in target.items()} for target in targets]
-
-
 def _id_order(record: dict) -> tuple[bool, Any]:
     return isinstance(record["id"], str), record["id"]
 
@@ -144,6 +135,7 @@ def _packed(ids: list) -> np.ndarray | list:
     return ids
 
 
-def _pixels(image: dict, key: str) -> int:
-    value = image.get(key)
-    return int(value) if isinstance(value, (int, float)) and 0 < value < 2**31 else 0
+def _size(image: dict) -> list[int]:
+    """``[height, width]`` as the file says, 0 where it does not."""
+    values = (image.get(key) for key in ("height", "width"))
+    return [int(v) if isinstance(v, (int, float)) and 0 < v < 2**31 else 0 for v in values]

@@ -19,6 +19,7 @@ from dino_nb.errors import UserError, explain
 
 # Twice Pillow's own warning level. Checked here too, since other libraries switch Pillow's check off.
 MAX_PIXELS = 178_956_970
+_HEIC = (".heic", ".heif", ".hif")
 EXTENSIONS: tuple[str, ...] = (
     ".jpg",
     ".jpeg",
@@ -31,11 +32,9 @@ EXTENSIONS: tuple[str, ...] = (
     ".tif",
     ".tiff",
     ".webp",
-    ".ppm",
 )
-EXTENSIONS = (*EXTENSIONS, ".pgm", ".pnm", ".jp2", ".avif", ".mpo")
-_HEIC = (".heic", ".heif", ".hif")
-EXTENSIONS = EXTENSIONS + _HEIC if importlib.util.find_spec("pillow_heif") else EXTENSIONS
+EXTENSIONS += (".ppm", ".pgm", ".pnm", ".jp2", ".avif", ".mpo")
+EXTENSIONS += _HEIC if importlib.util.find_spec("pillow_heif") else ()
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2")
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -163,10 +162,8 @@ def _why(path: Source, error: Exception) -> str:
 
 
 def _too_large(path: Source, size: str = "its size") -> str:
-    return (
-        f"the image {path} is refused: {size} is beyond {MAX_PIXELS // 1_000_000} million pixels, as in a file made "
-        "to exhaust memory. Scale it down or cut it into tiles."
-    )
+    limit = f"beyond {MAX_PIXELS // 1_000_000} million pixels, as in a file made to exhaust memory"
+    return f"the image {path} is refused: {size} is {limit}. Scale it down or cut it into tiles."
 
 
 def _orientation(image: Image.Image) -> int:
@@ -184,18 +181,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_to_bytes(np.asarray(image), mode)).convert("RGB")
+    if mode.startswith("I") or mode == "F":  # integers are taken as 0..65535, floats as 0..1, or 0..255 where above
+        values = np.nan_to_num(np.asarray(image).astype(np.float32))
+        scale = 1 / 257 if mode != "F" else 255.0 if values.max(initial=0) <= 1 else 1.0
+        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
-
-
-def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
-    """uint8 of a grey ``(H, W)`` array: integers are taken as 0..65535, floats as 0..1, or 0..255 where above."""
-    values = np.nan_to_num(values.astype(np.float32))
-    if mode == "F":
-        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
-    else:
-        scale = 1 / 257
-    return (values * scale).clip(0, 255).round().astype(np.uint8)

@@ -1,6 +1,5 @@
 """A JSON file that may be anything: parsed, or refused with its place. Lines are found only when asked for."""
 
-import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,6 @@ from dino_nb.files import what_is
 
 MAX_BYTES = 2 << 30  # COCO's train2017 has 0.45 GB; parsed, JSON takes several times its size
 _MAX_LINED = 128 << 20  # characters above which the text is not kept for finding lines
-
-_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-)
 
 
 class BadJson(UserError):
@@ -79,18 +70,15 @@ def read_json(path: Path | str) -> JsonFile:
 
 def _decode(data: bytes) -> tuple[str, BadJson | None]:
     """The text of a JSON file, and what is odd about its encoding."""
-    oddity = None
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            kind = "json-bom" if encoding == "utf-8-sig" else "json-encoding"
-            oddity = BadJson(f"it is {encoding.removesuffix('-sig').upper()} with a byte order mark", kind)
-            data = data.decode(encoding, errors="replace").encode()  # what follows may still be no JSON at all
-            break
+    oddity, encoding = None, json.detect_encoding(data)
+    if encoding in ("utf-8-sig", "utf-16", "utf-32"):  # with a mark
+        kind = "json-bom" if encoding == "utf-8-sig" else "json-encoding"
+        oddity = BadJson(f"it is {encoding.removesuffix('-sig').upper()} with a byte order mark", kind)
+        data = data.decode(encoding, errors="replace").encode()  # what follows may still be no JSON at all
     xml = "XML: dino-nb convert reads Pascal VOC and CVAT" if data.lstrip()[:1] == b"<" else None
     if what := what_is(data if len(data) < 1000 else data[:256]) or xml:
         raise BadJson(f"it is {what}", "json-not-json")
-    encoding = json.detect_encoding(data)  # tells UTF-16 and -32 without a mark by their zero bytes
-    if encoding not in ("utf-8", "utf-8-sig"):
+    if oddity is None and encoding != "utf-8":  # told by its zero bytes
         return data.decode(encoding, errors="replace"), BadJson(f"it is {encoding.upper()}", "json-encoding")
     try:
         return data.decode("utf-8"), oddity

@@ -29,7 +29,8 @@ def mosaic(items: Sequence[Item], draw: torch.Generator) -> Item:
         top, bottom = ((0, middle_y), (middle_y, height))[quarter // 2]
         scale = uniform(draw, 0.5, 1.0)
         boxes = _pixels(of_tile["boxes"], *tile.shape[-2:])
-        small = _scaled(tile, scale)
+        size = [max(1, round(side * scale)) for side in tile.shape[-2:]]
+        small = nn.interpolate(tile[None], size, mode="bilinear", antialias=True)[0]
         ratio = boxes.new_tensor([small.shape[-1] / tile.shape[-1], small.shape[-2] / tile.shape[-2]]).repeat(2)
         x = int(uniform(draw, 0, 1) * max(0, small.shape[-1] - (right - left)))
         y = int(uniform(draw, 0, 1) * max(0, small.shape[-2] - (bottom - top)))
@@ -54,11 +55,6 @@ def mixup(item: Item, other: Item, draw: torch.Generator) -> Item:
     blended[:, :h, :w] = share * image[:, :h, :w] + (1 - share) * second[:, :h, :w]
     boxes = _pixels(of_second["boxes"], *second.shape[-2:])
     return blended, target | _joined([target, _cut_to(of_second, boxes, [0, 0, w, h], height, width)])
-
-
-def _scaled(image: torch.Tensor, scale: float) -> torch.Tensor:
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    return nn.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
 def _pixels(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:

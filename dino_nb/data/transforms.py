@@ -18,9 +18,7 @@ from torchvision.transforms.v2 import functional as F
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 EVAL_SIZE = (800, 1333)  # short side, limit of the long side
-_TRAIN_SIZES = tuple(range(480, 801, 32))
-_CROP_RESIZE = (400, 500, 600)
-_CROP = (384, 600)
+_TRAIN_SIZES, _CROP_RESIZE, _CROP = tuple(range(480, 801, 32)), (400, 500, 600), (384, 600)
 
 
 def resized_size(height: int, width: int, size: int, max_size: int | None = None) -> tuple[int, int]:
@@ -145,15 +143,12 @@ def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v
     these are the published numbers (480..800 in steps of 32; 400, 500 or 600 and a crop of 384..600); a small
     network's 128 / 213 shrinks them all in proportion.
     """
-    sizes, crop_resize, crop = ([round(s * size / EVAL_SIZE[0]) for s in group] for group in _TRAIN_GROUPS)
+    published = (_TRAIN_SIZES, _CROP_RESIZE, _CROP)
+    sizes, crop_resize, crop = ([round(s * size / EVAL_SIZE[0]) for s in group] for group in published)
     resize = ResizeShortSide(sizes, max_size)
     cropped = v2.Compose([ResizeShortSide(crop_resize), RandomSizeCrop(*crop), resize])
-    return v2.Compose(
-        [v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), ToModelInput(normalised=False)]
-    )
-
-
-_TRAIN_GROUPS = (_TRAIN_SIZES, _CROP_RESIZE, _CROP)
+    last = ToModelInput(normalised=False)
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), last])
 
 
 def as_boxes(boxes: Any, height: int, width: int) -> tv_tensors.BoundingBoxes:

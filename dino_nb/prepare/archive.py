@@ -57,32 +57,39 @@ def extract(archive: Path | str, folder: Path | str, progress: bool = True) -> P
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    packed = archive.stat().st_size
+    free, packed = shutil.disk_usage(folder).free, archive.stat().st_size
     total = count = 0
+
+    def refuse_bomb(unpacked: int) -> None:
+        if unpacked > _HARMLESS and unpacked > MAX_RATIO * packed:
+            much = f"it unpacks to more than {MAX_RATIO} times its size, as a file made to fill a disk does"
+            raise UserError(f"{archive} is refused: {much}. {_WAY_OUT}")
+        if unpacked > free:
+            raise UserError(f"{archive} unpacks to more than the {free / 1e9:.1f} GB that are free on this disk.")
+        if count > _MOST_FILES:
+            raise UserError(f"{archive} is refused: it holds more than {_MOST_FILES:,} files. {_WAY_OUT}")
+
     bar = tqdm(desc=f"unpacking {archive.name}", unit="B", unit_scale=True, disable=not progress, leave=False)
     try:
         for name, size, stream in _entries(archive):
-            target = _target(archive, folder, name)
-            if target is None:
+            if (target := _target(archive, folder, name)) is None:
                 continue
             count += 1
-            _refuse_bomb(archive, total + size, packed, free, count)
+            refuse_bomb(total + size)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:  # the size an entry announces may be a lie: what arrives counts
                 while block := stream.read(_BLOCK):
                     total += len(block)
-                    _refuse_bomb(archive, total, packed, free, count)
+                    refuse_bomb(total)
                     out.write(block)
                     bar.update(len(block))
     except UserError:
         raise
-    except OSError as error:
-        if error.filename is None and error.errno is None:  # gzip and bz2 say so of damage
-            raise _damaged(archive, error) from error
-        raise UserError(f"{archive} cannot be unpacked: {explain(error)}") from error
-    except _DAMAGE_ERRORS as error:
-        raise _damaged(archive, error) from error
+    except (OSError, *_DAMAGE_ERRORS) as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
+            raise UserError(f"{archive} cannot be unpacked: {explain(error)}") from error
+        why = f"({printable(error)}): it is damaged, cut or encrypted"  # gzip and bz2 raise an empty OSError for it
+        raise UserError(f"{archive} cannot be unpacked {why}.") from error
     finally:
         bar.close()
     return folder
@@ -116,9 +123,9 @@ def restore(archive: Path | str, cocodir: Path | str, overwrite: bool = False, p
     """Unpack what `pack` made to ``cocodir`` (whole or not at all); returns it. Refuses to overwrite unless told."""
     archive, cocodir = Path(archive).expanduser(), Path(cocodir).expanduser()
     if not is_archive(archive):
-        kind = what_is(archive) if archive.is_file() else None
-        what = "is not a zip or tar file" if archive.exists() else "does not exist"
-        raise UserError(f"{archive} {f'is {kind}' if kind else what}: keep a COCODIR first, or name another file.")
+        kind = (archive.is_file() and what_is(archive)) or "not a zip or tar file"
+        what = f"is {kind}" if archive.exists() else "does not exist"
+        raise UserError(f"{archive} {what}: keep a COCODIR first, or name another file.")
     with new_folder(cocodir, overwrite) as folder:
         extract(archive, folder, progress)
         if not is_cocodir(folder):
@@ -159,21 +166,5 @@ def _target(archive: Path, folder: Path, name: str) -> Path | None:
     return folder.joinpath(*parts)
 
 
-def _damaged(archive: Path, error: Exception) -> UserError:
-    return UserError(f"{archive} cannot be unpacked ({printable(error)}): it is damaged, cut or encrypted.")
-
-
 def _refuse(archive: Path, name: str, why: str) -> NoReturn:
     raise UserError(f"{archive} is refused: its entry {printable(name)!r} {why}. {_WAY_OUT}")
-
-
-def _refuse_bomb(archive: Path, total: int, packed: int, free: int, count: int) -> None:
-    if total > _HARMLESS and total > MAX_RATIO * packed:
-        raise UserError(
-            f"{archive} is refused: it unpacks to more than {MAX_RATIO} times its size, as a file made to fill a disk "
-            f"does. {_WAY_OUT}"
-        )
-    if total > free:
-        raise UserError(f"{archive} unpacks to more than the {free / 1e9:.1f} GB that are free on this disk.")
-    if count > _MOST_FILES:
-        raise UserError(f"{archive} is refused: it holds more than {_MOST_FILES:,} files. {_WAY_OUT}")

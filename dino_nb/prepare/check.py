@@ -11,11 +11,9 @@ The faults are listed in ``faults.py``. Nothing that a data set contains makes t
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dino_nb.data.coco_file import CocoFile, Problem, annotation_file, parse_coco
 from dino_nb.errors import UserError, did_you_mean, disk_errors
-from dino_nb.prepare.check_boxes import guess_layouts, report_boxes, report_counts
+from dino_nb.prepare.check_boxes import guess_layouts, report_boxes
 from dino_nb.prepare.check_classes import count_classes, report_categories, report_classes, report_names
 from dino_nb.prepare.check_images import (
     Folder,
@@ -61,17 +59,27 @@ def check_dataset(
     found = read_splits(root, wanted, findings)
     sizes = {split.name: split.image_sizes for split in found}
     if images:
-        sizes = _check_images(found, wants_full(images, found), progress, findings)
+        full, seen = wants_full(images, found), []
+        for split in found:
+            folder = Folder(split.folder)
+            facts = look_at_images(split, folder, full, progress)
+            report_images(split, facts, folder, findings)
+            sizes[split.name] = known_sizes(split, facts)
+            seen.append(facts)
+        report_same_images(found, same_images(found, seen), findings)
     layouts = guess_layouts(found, sizes)
     for split in found:
         report_names(split, findings)
         report_repeated_names(split, findings)
         report_boxes(split, sizes[split.name], layouts[split.name], findings)
-        report_counts(split, findings)
     if found:
         report_categories(found, findings)
         report_classes(found, findings)
-    return Report(cocodir, {split.name: _summary(split) for split in found}, findings.values())
+    counts = {
+        split.name: {"images": len(split.image_ids), "boxes": len(split.rows), "classes": len(count_classes(split))}
+        for split in found
+    }
+    return Report(cocodir, counts, findings.values())
 
 
 def read_splits(
@@ -100,41 +108,18 @@ def read_splits(
         if not folder.is_dir():
             near = did_you_mean(folder.name, [p.name for p in root.iterdir() if p.is_dir()])
             findings.add("layout", f"there is no folder {folder.name}.{near}")
-        options = {"label": f"annotations/{path.name}", "split": name}
-        split = parse_coco(path, report or findings.report, needs_annotations=name != "test", **options)
+        label = f"annotations/{path.name}"
+        split = parse_coco(path, report or findings.report, label=label, split=name, needs_annotations=name != "test")
         if split.usable:
-            _report_empty(split, findings)
             found.append(split)
+            usable = {"categories": split.categories, "images": split.image_ids, "annotations": split.rows}
+            for section, records in usable.items():
+                if not len(records) and (section, name) != ("annotations", "test"):
+                    what = f"{name} has {len(split.document[section]):,} records of {section}, none usable"
+                    findings.add(f"no-{section}", what, label)
     return found
 
 
 def wants_full(images: bool | str, splits: Sequence[CocoFile]) -> bool:
     """Whether images are to be decoded, for an argument ``images`` of ``check_dataset``."""
     return images == "full" or (images is True and sum(len(split.image_ids) for split in splits) <= FULL_UP_TO)
-
-
-def _report_empty(split: CocoFile, findings: Findings) -> None:
-    for section, usable in (
-        ("categories", split.categories),
-        ("images", split.image_ids),
-        ("annotations", split.rows if split.name != "test" else [0]),
-    ):
-        if not len(usable):
-            what = f"{split.name} has {len(split.document[section]):,} records of {section}, none usable"
-            findings.add(f"no-{section}", what, file=split.label)
-
-
-def _check_images(found: Sequence[CocoFile], full: bool, progress: bool, findings: Findings) -> dict[str, np.ndarray]:
-    """Findings about the image files; returns the sizes that the boxes of each split refer to."""
-    all_facts = []
-    for split in found:
-        folder = Folder(split.folder)
-        facts = look_at_images(split, folder, full, progress)
-        report_images(split, facts, folder, findings)
-        all_facts.append(facts)
-    report_same_images(found, same_images(found, all_facts), findings)
-    return {split.name: known_sizes(split, facts) for split, facts in zip(found, all_facts)}
-
-
-def _summary(split: CocoFile) -> dict[str, int]:
-    return {"images": len(split.image_ids), "boxes": len(split.rows), "classes": len(count_classes(split))}

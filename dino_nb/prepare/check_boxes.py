@@ -1,6 +1,6 @@
 """The boxes of one split: how they are written, and which of them are wrong."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,10 +31,11 @@ def guess_layouts(splits: Sequence[CocoFile], sizes: dict[str, np.ndarray]) -> d
     guesses = {split.name: guess_layout(b, of) for split, b, of in zip(splits, boxes, of_box)}
     if len(splits) > 1:
         common = guess_layout(np.concatenate(boxes), np.concatenate(of_box))
-        for split, b, of in zip(splits, boxes, of_box):
-            undecided = len(b) < _FEW and guesses[split.name] == ("xywh", common[1])
-            if undecided and _makes_sense(to_xywh(b, of, *common), of):
-                guesses[split.name] = common
+        for split, written, of in zip(splits, boxes, of_box):
+            if len(written) < _FEW and guesses[split.name] == ("xywh", common[1]):
+                b = to_xywh(written, of, *common)
+                fits = ((b[:, :2] >= -2) & (b[:, 2:] > 0) & (b[:, :2] + b[:, 2:] <= of + 2)).all(1)
+                guesses[split.name] = common if len(fits) and fits.mean() >= 0.97 else guesses[split.name]
     return guesses
 
 
@@ -47,9 +48,7 @@ def boxes_in_pixels(split: CocoFile, sizes: np.ndarray, layout: Layout) -> np.nd
 def report_boxes(split: CocoFile, sizes: np.ndarray, layout: Layout, findings: Findings) -> None:
     """Findings about the boxes of ``split``; ``sizes (images, 2)``: width and height that they refer to, NaN where
     unknown."""
-
-    def report(fault: str, mask: np.ndarray, describe: Callable[[int], str]) -> None:
-        findings.boxes(split, fault, mask, describe)
+    of_box, boxes = sizes[split.image], boxes_in_pixels(split, sizes, layout)
 
     def written(i: int) -> str:
         return _text(split.boxes[i])
@@ -60,43 +59,34 @@ def report_boxes(split: CocoFile, sizes: np.ndarray, layout: Layout, findings: F
     def in_image(i: int) -> str:
         return f"{_text(boxes[i])}, image {of_box[i][0]:g} x {of_box[i][1]:g}"
 
-    of_box, boxes = sizes[split.image], boxes_in_pixels(split, sizes, layout)
-    if layout[0] in FAULT_OF_LAYOUT:
-        report(FAULT_OF_LAYOUT[layout[0]], ~split.derived, written)
-    if layout[1]:
-        report("box-normalised", ~split.derived, written)
-    known = np.isfinite(boxes).all(1)
-    width, height = boxes[:, 2], boxes[:, 3]
+    def repeats(i: int) -> str:
+        twin = exact[i] if exact[i] != i else near[i]
+        other = split.record("annotations", int(split.rows[twin])).get("id")
+        return f"{_text(boxes[i])}, like annotation {brief(other)}"
+
+    known, width, height = np.isfinite(boxes).all(1), boxes[:, 2], boxes[:, 3]
     empty = known & ((width <= 0) | (height <= 0))
-    report("box-empty", empty, meant)
     over = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - of_box).max(1, initial=0)
-    report("box-outside", known & (over > TOLERANCE), in_image)  # NaN sizes compare false
-
     alone = known & ~empty & ~split.crowd
-    for fault, twin in zip(
-        ("box-duplicate", "box-near-duplicate"), duplicates(split.image, split.category, boxes, alone)
+    exact, near = duplicates(split.image, split.category, boxes, alone)
+    rows = np.arange(len(boxes))
+    for fault, mask, describe in (
+        (FAULT_OF_LAYOUT.get(layout[0], ""), ~split.derived & (layout[0] in FAULT_OF_LAYOUT), written),
+        ("box-normalised", ~split.derived & layout[1], written),
+        ("box-empty", empty, meant),
+        ("box-outside", known & (over > TOLERANCE), in_image),  # NaN sizes compare false
+        ("box-duplicate", exact != rows, repeats),
+        ("box-near-duplicate", near != rows, repeats),
+        ("box-full-image", alone & (boxes[:, 2:] >= FULL * of_box).all(1), in_image),
+        ("box-tiny", alone & (np.minimum(width, height) < TINY), meant),
+        ("box-aspect", alone & (np.maximum(width, height) > LONG * np.minimum(width, height)), meant),
+        ("crowd", split.crowd, meant),
     ):
-
-        def repeats(i: int, twin: np.ndarray = twin) -> str:
-            other = split.record("annotations", int(split.rows[twin[i]])).get("id")
-            return f"{_text(boxes[i])}, like annotation {brief(other)}"
-
-        report(fault, twin != np.arange(len(boxes)), repeats)
-    report("box-full-image", alone & (boxes[:, 2:] >= FULL * of_box).all(1), in_image)
-    report("box-tiny", alone & (np.minimum(width, height) < TINY), meant)
-    report("box-aspect", alone & (np.maximum(width, height) > LONG * np.minimum(width, height)), meant)
-    report("crowd", split.crowd, meant)
-
-
-def report_counts(split: CocoFile, findings: Findings) -> None:
-    """Images without boxes, and with very many."""
+        findings.boxes(split, fault, mask, describe)
     counts = np.bincount(split.image, minlength=len(split.image_ids))
     for i in np.flatnonzero((counts == 0) | (counts > MANY)).tolist():
-        name = f"{split.image_names[i]!r}"
-        if counts[i]:
-            findings.image(split, "many-boxes", i, f"{name} has {counts[i]:,} boxes")
-        else:
-            findings.image(split, "image-empty", i, name)
+        name, fault = f"{split.image_names[i]!r}", "many-boxes" if counts[i] else "image-empty"
+        findings.image(split, fault, i, f"{name} has {counts[i]:,} boxes" if counts[i] else name)
 
 
 def duplicates(
@@ -127,14 +117,8 @@ def duplicates(
         if not len(at):
             break
         same = _iou(boxes[a], boxes[b]) > SAME
-        for i, j in zip(np.minimum(a, b)[same], np.maximum(a, b)[same]):
-            near[j] = min(near[j], i)
+        np.minimum.at(near, np.maximum(a, b)[same], np.minimum(a, b)[same])
     return exact, near
-
-
-def _makes_sense(boxes: np.ndarray, sizes: np.ndarray) -> bool:
-    fits = (boxes[:, :2] >= -2) & (boxes[:, 2:] > 0) & (boxes[:, :2] + boxes[:, 2:] <= sizes + 2)
-    return len(boxes) > 0 and fits.all(1).mean() >= 0.97
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,9 +1,7 @@
 """The classes of a data set: their names, whether splits agree on them, and whether each split has boxes of them."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
 
 from dino_nb.data.classes import normalise
 from dino_nb.data.coco_file import CocoFile, Problem
@@ -22,16 +20,18 @@ def report_names(split: CocoFile, findings: Findings) -> None:
     """Findings about classes of one split that are named alike."""
     rows = {id_of(record.get("id"))[0]: row for row, record in reversed(list(split.records("categories")))}
     by_name: dict[str, Id] = {}
-    by_spelling: dict[str, list[str]] = defaultdict(list)
+    by_spelling: dict[str, str] = {}
     for key, name in split.categories.items():
         if name in by_name:
             fault, what = "category-duplicate-names", f"{brief(name)} is also category {brief(by_name[name])}"
-            findings.report(Problem(fault, what, split, "categories", rows[key]))
-        elif by_spelling[spelling(name)]:
-            fault, what = "category-spelling", f"{brief(name)} is also spelled {brief(by_spelling[spelling(name)][0])}"
+        elif (first := by_spelling.get(spelling(name))) is not None:
+            fault, what = "category-spelling", f"{brief(name)} is also spelled {brief(first)}"
+        else:
+            what = ""
+        if what:
             findings.report(Problem(fault, what, split, "categories", rows[key]))
         by_name.setdefault(name, key)
-        by_spelling[spelling(name)].append(name)
+        by_spelling.setdefault(spelling(name), name)
 
 
 def report_categories(splits: Sequence[CocoFile], findings: Findings) -> None:
@@ -42,49 +42,44 @@ def report_categories(splits: Sequence[CocoFile], findings: Findings) -> None:
     for split in splits[1:]:
         for key, name in split.categories.items():
             twin = name if name in ids else alike.get(spelling(name))
-            what = None
-            if twin is None and key in reference.categories:
-                other = reference.categories[key]
+            other = reference.categories.get(key)
+            what = ""
+            if twin is None and other is not None:
                 what = f"id {brief(key)} is {name!r} in {split.name} and {other!r} in {reference.name}"
             elif twin is not None and ids[twin] != key:
                 what = f"{name!r} is {brief(key)} in {split.name} and {brief(ids[twin])} in {reference.name}"
             if what:
-                findings.add("categories-disagree", what, file=split.label, id=key)
+                findings.add("categories-disagree", what, split.label, key)
             if twin not in (None, name):
                 what = f"{name!r} in {split.name} is spelled {twin!r} in {reference.name}"
-                findings.add("category-spelling", what, file=split.label, id=key)
+                findings.add("category-spelling", what, split.label, key)
         for has, lacks in ((reference, split), (split, reference)):
-            known = {spelling(name) for name in lacks.categories.values()}
+            known = set(map(spelling, lacks.categories.values()))
             for name in has.categories.values():
                 if spelling(name) not in known:
                     what = f"{name!r} is listed in {has.name} and not in {lacks.name}"
-                    findings.add("categories-missing", what, file=lacks.label)
+                    findings.add("categories-missing", what, lacks.label)
 
 
 def report_classes(splits: Sequence[CocoFile], findings: Findings) -> None:
     """Findings about the number of boxes of each class in each split."""
-    counts = {split.name: count_classes(split) for split in splits}
+    counts = {split.name: found for split in splits if (found := count_classes(split))}
     listed: dict[str, CocoFile] = {}
     for split in splits:
-        for name in split.categories.values():
-            listed.setdefault(name, split)
+        listed |= {name: split for name in split.categories.values() if name not in listed}
     for name, first in listed.items():
-        of = {split: count[name] for split, count in counts.items() if count}
-        spread = ", ".join(f"{n:,} in {split}" for split, n in of.items())
-        if not sum(of.values()):
-            findings.add("class-unused", f"{name!r}", file=first.label)
+        of = {split: count[name] for split, count in counts.items()}
+        what = f"{name!r} has {', '.join(f'{n:,} in {split}' for split, n in of.items())}"
+        if not any(of.values()):
+            findings.add("class-unused", f"{name!r}", first.label)
             continue
         if any(n == 0 for split, n in of.items() if split != "test"):
-            findings.add("class-absent", f"{name!r} has {spread}", file=first.label)
+            findings.add("class-absent", what, first.label)
         if 0 < of.get("train", 0) < FEW:
-            findings.add("class-few", f"{name!r} has {spread}", file=first.label)
+            findings.add("class-few", what, first.label)
 
 
 def count_classes(split: CocoFile) -> Counter[str]:
     """Class name -> number of boxes, for the classes that have any."""
     names = list(split.categories.values())
-    counts: Counter[str] = Counter()
-    for name, n in zip(names, np.bincount(split.category, minlength=len(names)).tolist()):
-        if n:
-            counts[name] += n
-    return counts
+    return Counter(names[i] for i in split.category.tolist())

@@ -2,23 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dino_nb.data.coco_file import CocoFile
 from dino_nb.data.images import QUARTER_TURNS, header, is_image, opened, turned_size
 from dino_nb.errors import UserError, explain
 from dino_nb.files import leaves_folder
-from dino_nb.prepare.equal import THREADS, groups, same_bytes
 from dino_nb.prepare.findings import Findings
+from dino_nb.prepare.similar import in_threads, repeated, same_bytes
 
 EXTREME_SIDES = (32, 8000)  # pixels
 EXTREME_ASPECT = 8
-_ENDINGS = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND", 12)}  # what stands within the last bytes of a whole file
 
 
 @dataclass(slots=True)
@@ -46,36 +43,31 @@ class Folder:
         for file in sorted(self.files):
             self._by_name[file.rsplit("/", 1)[-1].casefold()].append(file)
 
-    def similar(self, name: str) -> str | None:
-        """The only file whose last part is that of ``name`` but for case, or None."""
-        found = self._by_name.get(name.rsplit("/", 1)[-1].casefold(), [])
-        return found[0] if len(found) == 1 else None
-
     def look_at(self, name: str, full: bool) -> Facts:
         """``Facts`` of the image ``name``. ``full``: decode all pixels; else the header and the end of the file."""
+        path, similar = self.root / name, self._by_name.get(name.rsplit("/", 1)[-1].casefold(), [])
+        found = similar[0] if len(similar) == 1 else None  # the only file of this name but for case and folder
         if leaves_folder(name):
-            return Facts("image-path-unsafe", found=self.similar(name))
-        path = self.root / name
+            return Facts("image-path-unsafe", found=found)
         try:
             if name not in self.files and not path.is_file():
-                return Facts("image-missing", found=self.similar(name))
+                return Facts("image-missing", found=found)
             width, height, orientation = header(path)
             if full or not _ends_well(path):
-                _decode(path)
+                with opened(path) as image:
+                    image.draft("L", (1, 1))  # JPEG: all data is read, but only an eighth of the pixels is made
+                    image.load()
         except UserError as error:
             return Facts("image-unreadable", f": {error}")
         except (OSError, ValueError) as error:  # a name that this file system cannot have
             why = explain(error) if isinstance(error, OSError) else str(error)
-            return Facts("image-missing", f": {why}", found=self.similar(name))
+            return Facts("image-missing", f": {why}", found=found)
         return Facts(size=turned_size((width, height), orientation), orientation=orientation)
 
 
 def look_at_images(split: CocoFile, folder: Folder, full: bool, progress: bool = True) -> list[Facts]:
     """``Facts`` of each image of ``split``."""
-    names = split.image_names
-    with ThreadPoolExecutor(THREADS) as pool:
-        work = pool.map(lambda name: folder.look_at(name, full), names)
-        return list(tqdm(work, f"images of {split.name}", len(names), unit="", disable=not progress, leave=False))
+    return in_threads(lambda name: folder.look_at(name, full), split.image_names, f"images of {split.name}", progress)
 
 
 def report_images(split: CocoFile, facts: Sequence[Facts], folder: Folder, findings: Findings) -> None:
@@ -104,7 +96,7 @@ def report_images(split: CocoFile, facts: Sequence[Facts], folder: Folder, findi
 
 def report_repeated_names(split: CocoFile, findings: Findings) -> None:
     """Findings about files that a split lists twice."""
-    for first, *others in groups(split.image_names):
+    for first, *others in repeated(split.image_names):
         for i in others:
             what = f"{split.image_names[i]!r} is also image {split.image_ids[first]}"
             findings.image(split, "image-duplicate-files", i, what)
@@ -118,15 +110,13 @@ def known_sizes(split: CocoFile, facts: Sequence[Facts]) -> np.ndarray:
 
 def same_images(splits: Sequence[CocoFile], facts: Sequence[Sequence[Facts]]) -> list[list[tuple[int, int]]]:
     """Groups of images with identical bytes: lists of ``(split, position)``, in order."""
-    places = {  # a file that is listed twice is a fault of its own
-        splits[s].folder / splits[s].image_names[i]: (s, i)
-        for s, of_split in enumerate(facts)
-        for i, fact in reversed(list(enumerate(of_split)))
-        if not fact.fault
-    }
-    order = sorted(places.items(), key=lambda item: item[1])
-    found = groups(same_bytes([path for path, _ in order], progress=False))
-    return [[order[i][1] for i in group] for group in found]
+    places: dict[Path, tuple[int, int]] = {}
+    for s, of_split in enumerate(facts):
+        for i, fact in enumerate(of_split):
+            if not fact.fault:  # a file that is listed twice is a fault of its own
+                places.setdefault(splits[s].folder / splits[s].image_names[i], (s, i))
+    order = list(places.values())
+    return [[order[i] for i in group] for group in repeated(same_bytes(list(places), progress=False))]
 
 
 def report_same_images(
@@ -137,21 +127,13 @@ def report_same_images(
         original = f"{splits[first_split].folder.name}/{splits[first_split].image_names[first]}"
         for s, i in others:
             fault = "image-duplicate-content" if s == first_split else "split-leak"
-            what = f"{splits[s].image_names[i]!r} is the same image as {original}"
-            findings.image(splits[s], fault, i, what)
+            findings.image(splits[s], fault, i, f"{splits[s].image_names[i]!r} is the same image as {original}")
 
 
 def _ends_well(path: Path) -> bool:
-    """Whether a file ends as a whole one of its format does; False only makes it be decoded."""
+    """Whether a JPEG or PNG ends as a whole one does; False only makes it be decoded."""
     with path.open("rb") as f:
-        start = f.read(8)
-        mark, within = _ENDINGS["JPEG" if start.startswith(b"\xff\xd8") else "PNG"]
-        f.seek(max(0, f.seek(0, 2) - within))
-        return mark in f.read() and start[:2] in (b"\xff\xd8", b"\x89P")
-
-
-def _decode(path: Path) -> None:
-    """Decode every pixel, as cheaply as the format allows; ``UserError`` if that fails."""
-    with opened(path) as image:
-        image.draft("L", (1, 1))  # JPEG: all data is read, but only an eighth of the pixels is made
-        image.load()
+        start = f.read(2)
+        f.seek(max(0, f.seek(0, 2) - 64))
+        end = f.read()
+    return (start == b"\xff\xd8" and b"\xff\xd9" in end) or (start == b"\x89P" and b"IEND" in end[-12:])

@@ -7,6 +7,7 @@ files; `dino_nb.prepare.export` reads it to give results back with them.
 """
 
 import contextlib
+import os
 import posixpath
 import re
 from collections import Counter
@@ -19,17 +20,16 @@ from dino_nb.checkpoints.web import is_link
 from dino_nb.data.images import unsupported
 from dino_nb.errors import UserError, did_you_mean, disk_errors, printable
 from dino_nb.prepare.archive import extract, is_archive, what_is
-from dino_nb.prepare.cocodir import categories, write_cocodir
-from dino_nb.prepare.convert_report import ConvertReport
+from dino_nb.prepare.cocodir import ConvertReport, Tally, class_ids, write_cocodir
 from dino_nb.prepare.folders import new_folder, refuse_existing, temporary_folder
 from dino_nb.prepare.formats import coco, csv_file, cvat, json_shapes, voc, yolo
 from dino_nb.prepare.formats.imagesets import image_sets
-from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.formats.values import split_of
-from dino_nb.prepare.measure import Tally, measure
+from dino_nb.prepare.measure import measure
 from dino_nb.prepare.split import divide
-from dino_nb.prepare.table import LAYOUTS, Annotations, ImageRow
-from dino_nb.prepare.tiles import check_slicing, sliced
+from dino_nb.prepare.table import LAYOUTS, Annotations
+from dino_nb.prepare.tiles import SMALLEST, sliced
 
 # In order of preference where a source has several: what names its classes and splits best comes first.
 _READERS: dict[str, Any] = {
@@ -101,48 +101,46 @@ def convert_dataset(
 
     Raises ``UserError`` listing the faults by file and line; then nothing is written.
     """
-    _check_options(format, link, box_format, val_fraction)
-    check_slicing(slice_size, overlap)
+    for name, value, choices in (("format", format, FORMATS), ("box_format", box_format, LAYOUTS)):
+        if value is not None and value not in choices:
+            raise UserError(f"{name} is one of {', '.join(choices)}, not {value!r}.{did_you_mean(value, choices)}")
+    if link not in LINKS:
+        raise UserError(f"link is hard or copy, not {link!r}.{did_you_mean(link, LINKS)}")
+    for name, share in (("val_fraction", val_fraction), ("overlap", overlap)):
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise UserError(f"{name} is a share from 0 up to, but not including, 1, not {share!r}.")
+    if slice_size is not None and (type(slice_size) is not int or slice_size < SMALLEST):
+        raise UserError(f"slice_size is a number of pixels from {SMALLEST}, not {slice_size!r}.")
     cocodir = Path(cocodir).expanduser().resolve()
     refuse_existing(cocodir, overwrite)
     given = class_names.split(",") if isinstance(class_names, str) else class_names or ()
     names = tuple(str(name).strip() for name in given)
     if not all(names) or len(set(names)) < len(names):
         raise UserError(f"--classes (class_names) needs a name of its own for each class, not {', '.join(names)!r}.")
-    options = Options(names or None, box_format)
     with _opened(src, cocodir, images, progress) as source:
-        format, labels = _read(source, format, options)
+        source.class_names, source.box_format = names, box_format
+        format, labels = _read(source, format)
         dropped, changed = Tally(), Tally()
         if not labels.images:
             source.raise_faults()
             raise UserError(f"{src}: no image with annotations was found in it (read as {format}).")
-        measured = measure(source, labels.images, dropped, changed, scale_boxes, progress)
+        rows = measure(source, labels.images, dropped, changed, scale_boxes, progress)
         source.raise_faults(skip_bad)
-        measured, own_split = divide(source, _without_lost(source, measured), val_fraction, seed, resplit, progress)
-        classes = categories(source, measured, labels.categories, dropped)
+        # images all of whose boxes were faulty are not background: their objects are only not known
+        if lost := [image for image in rows if image.faulty and not image.boxes]:
+            source.note(f"{len(lost):,} images whose boxes were all faulty are left out, such as {lost[0].file}.")
+        if part := [image for image in rows if image.faulty and image.boxes]:
+            source.note(f"{len(part):,} images stay without their faulty boxes, such as {part[0].file}.")
+        rows = [image for image in rows if not image.faulty or image.boxes]
+        rows, own_split = divide(source, rows, val_fraction, seed, resplit, progress)
+        classes = class_ids(source, rows, labels.categories, dropped)
         if slice_size:
-            measured = sliced(source, measured, slice_size, overlap, seed)
+            rows = sliced(source, rows, slice_size, overlap, seed)
         report = ConvertReport(str(src), str(cocodir), format, own_split=own_split)
-        report.notes, report.dropped, report.changed = source.all_notes(), dropped.listed(), changed.listed()
+        report.notes, report.dropped, report.changed = source.all_notes(), dropped, changed
         with new_folder(cocodir, overwrite) as folder:
-            write_cocodir(folder, source, measured, classes, link, report, progress)
+            write_cocodir(folder, source, rows, classes, link, report, progress)
     return report
-
-
-def find_format(source: Source) -> list[tuple[str, list[str]]]:
-    """``[(format, files)]`` of all formats that ``source`` shows, the preferred one first."""
-    found = ((format, reader.find(source)) for format, reader in _READERS.items())
-    return [(format, files) for format, files in found if files]
-
-
-def _check_options(format: str | None, link: str, box_format: str | None, val_fraction: float) -> None:
-    for name, value, choices in (("format", format, FORMATS), ("box_format", box_format, LAYOUTS)):
-        if value is not None and value not in choices:
-            raise UserError(f"{name} is one of {', '.join(choices)}, not {value!r}.{did_you_mean(value, choices)}")
-    if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
-        raise UserError(f"val_fraction is a share from 0 up to, but not including, 1, not {val_fraction!r}.")
-    if link not in LINKS:
-        raise UserError(f"link is hard or copy, not {link!r}.{did_you_mean(link, LINKS)}")
 
 
 @contextlib.contextmanager
@@ -153,7 +151,7 @@ def _opened(src: str | Path, cocodir: Path, images: str | Path | None, progress:
     images = None if images is None else Path(images).expanduser().resolve()
     path = Path(src).expanduser()
     with contextlib.ExitStack() as stack:
-        temporary = not _exists(path)
+        temporary = not os.path.exists(path)  # noqa: PTH110 (of a link, Path.exists may raise)
         if temporary:
             path = _fetched(str(src), stack, cocodir)
         path = path.resolve()
@@ -167,17 +165,10 @@ def _opened(src: str | Path, cocodir: Path, images: str | Path | None, progress:
         if cocodir == path or cocodir in path.parents:
             raise UserError(f"the source {src} lies in the output folder {cocodir}: name another output folder.")
         only = path.name if path.is_file() else None
-        alone = images is not None and not _is_yaml(path.name)
-        source = Source(path.parent if only else path, images, cocodir, progress, only if alone else None)
+        alone = only if images is not None and not _is_yaml(path.name) else None
+        source = Source(path.parent if only else path, images, cocodir, progress, alone)
         source.only, source.temporary = only, temporary
         yield source
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a zero byte: a link, or nothing
-        return False
 
 
 def _fetched(src: str, stack: contextlib.ExitStack, cocodir: Path) -> Path:
@@ -191,35 +182,33 @@ def _fetched(src: str, stack: contextlib.ExitStack, cocodir: Path) -> Path:
     return Path(drive.fetch(src, stack.enter_context(temporary_folder(cocodir, "download"))))
 
 
-def _read(source: Source, format: str | None, options: Options) -> tuple[str, Annotations]:
-    only = source.only
-    if format is None:
-        formats = [(f, _files_of(only, files) if only else files) for f, files in find_format(source)
-                   if only is None or only in files]  # fmt: skip
-    else:
-        files = _READERS[format].find(source) or source.ending(*_ENDINGS.get(format, (".json",)))
-        files = _files_of(only, files) if only else files
-        if not files:
-            raise UserError(f"{source.root} has no files that look like {format}. {_inventory(source)}")
-        formats = [(format, files)]
+def _read(source: Source, format: str | None) -> tuple[str, Annotations]:
+    """``(format, annotations)`` of the files of that format, else of the first format that the source shows."""
+    only, place = source.only, source.root / source.only if source.only else source.root
+    formats = {f: found for f in ([format] if format else _READERS) if (found := _READERS[f].find(source))}
+    if format and not formats and (found := source.ending(*_ENDINGS.get(format, (".json",)))):
+        formats[format] = found
+    if only:  # nothing else than the one file that was named, but the label files of a YOLO YAML
+        formats = {f: found for f, found in formats.items() if format or only in found}
+        formats = {f: [only, *(k for k in found if _is_yaml(only) and not _is_yaml(k))] for f, found in formats.items()}
+    if format and not formats:
+        raise UserError(f"{source.root} has no files that look like {format}. {_inventory(source)}")
     if not formats:
-        foreign = _foreign(source)
-        place = source.root / only if only else source.root
         known = f"Known: {', '.join(FORMATS)}; --format says which one to read."
-        raise UserError(foreign or f"{place} has no annotations of a known format. {_inventory(source)} {known}")
-    format, files = formats[0]
-    for other, ignored in formats[1:]:
+        unknown = f"{place} has no annotations of a known format. {_inventory(source)} {known}"
+        raise UserError(_foreign(source) or unknown)
+    (format, files), *others_seen = formats.items()
+    for other, ignored in others_seen:
         more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
         source.note(f"read as {format}; {ignored[0]}{more} as {other} not used (--format {other} would).")
     if not source.images:
         unread = [f" {posixpath.basename(key)} {why}." for key in source.paths if (why := unsupported(key))]
         raise UserError(
             f"there are no images in {source.root}: --images (images=...) says which folder has them."
-            + (unread[0] if unread else "")
+            + "".join(unread[:1])
         )
-    labels: Annotations = _READERS[format].read(source, files, options)
-    used = {image.file for image in labels.images}
-    left = [key for key in source.images if key not in used]
+    labels: Annotations = _READERS[format].read(source, files)
+    left = sorted(set(source.images) - {image.file for image in labels.images})
     if left and not source.fault_count and format != "yolo":  # which tells of its own
         source.note(f"{len(left):,} images are in no annotation file and are left out: {', '.join(left[:3])}...")
     if not any(image.split for image in labels.images):  # the annotations do not tell: the images' folders may
@@ -232,11 +221,6 @@ def _read(source: Source, format: str | None, options: Options) -> tuple[str, An
 
 def _is_yaml(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml"))
-
-
-def _files_of(only: str, files: list[str]) -> list[str]:
-    """What belongs to the one file that was named: nothing else, but the label files of a YOLO YAML."""
-    return [only, *(key for key in files if not _is_yaml(key))] if _is_yaml(only) else [only]
 
 
 def _inventory(source: Source) -> str:
@@ -260,14 +244,3 @@ def _foreign(source: Source) -> str | None:
         if source.only in (None, key) and (what := what_is(source.paths[key])):
             return f"{source.root / key} is {what}."
     return None
-
-
-def _without_lost(source: Source, images: list[ImageRow]) -> list[ImageRow]:
-    """Without images all of whose boxes were faulty: they are not background, their objects are only not known."""
-    lost = [image for image in images if image.faulty and not image.boxes]
-    if lost:
-        source.note(f"{len(lost):,} images whose boxes were all faulty are left out, such as {lost[0].file}.")
-    part = [image for image in images if image.faulty and image.boxes]
-    if part:
-        source.note(f"{len(part):,} images stay without their faulty boxes, such as {part[0].file}.")
-    return [image for image in images if not image.faulty or image.boxes]

@@ -1,6 +1,7 @@
 """Back from a COCODIR: the data set in other formats, and detections with the ids, names and files of its source."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ def export_dataset(cocodir: str | Path, folder: str | Path, format: str, *, link
     data = {split: read_coco(annotations) for split, (_, annotations) in found.items()}
     names = [str(c["name"]) for part in data.values() for c in part["categories"]]
     classes = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    splits: dict[str, list[Labelled]] = {}
-    taken: set[str] = set()
+    taken: dict[str, set[str]] = defaultdict(set)
     with new_folder(folder) as root:
-        for split, part in data.items():
-            taken = taken if format == "voc" else set()  # which has one folder for all splits
-            splits[split] = place_images(root, format, split, found[split][0], part, classes, taken, link)
+        splits = {
+            split: place_images(
+                root, format, split, images, data[split], classes, taken["" if format == "voc" else split], link
+            )  # Pascal VOC has one folder for all splits
+            for split, (images, _) in found.items()
+        }
         write(root, format, list(classes), splits)
     return Path(folder)
 
@@ -49,9 +52,15 @@ def place_images(
     """Put the images of a COCO file ``data``, which lie in the folder ``images``, where ``format`` keeps those of
     ``split`` below ``root``; return them with their boxes. ``classes``: name -> index; ``taken``: see `plain_names`.
     """
-    labelled, labels = [], _labels(data, classes)
-    names = [image["file_name"] for image in data["images"]]
-    for image, name in zip(data["images"], plain_names(names, taken=taken, stems=True)):
+    names = {c["id"]: str(c["name"]) for c in data["categories"]}
+    boxes: dict[Any, list] = defaultdict(list)
+    for a in data["annotations"]:
+        x, y, w, h = a["bbox"]
+        if not a.get("iscrowd"):
+            boxes[a["image_id"]].append((classes[names[a["category_id"]]], x, y, x + w, y + h))
+    labelled = []
+    files = [image["file_name"] for image in data["images"]]
+    for image, name in zip(data["images"], plain_names(files, taken=taken, stems=True)):
         file, target = images / image["file_name"], image_path(root, format, split, name)
         if links_out(file, images):
             raise UserError(f"{file} is a link that leads out of its folder: put the image in its place.")
@@ -60,7 +69,7 @@ def place_images(
         width, height = image.get("width"), image.get("height")
         if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
             width, height = image_size(target)
-        labelled.append(Labelled(name, width, height, labels.get(image["id"], [])))
+        labelled.append(Labelled(name, width, height, boxes[image["id"]]))
     return labelled
 
 
@@ -92,15 +101,12 @@ def export_results(
     rewritten = []
     for i, entry in enumerate(results if isinstance(results, list) else _read_results(Path(results))):
         found: dict[str, Any] = {}
-        for what, table in zip(("image", "category"), own):
-            key = entry.get(f"{what}_id") if isinstance(entry, dict) else None
-            if not isinstance(key, (int, float, str)) or key not in table:
-                raise UserError(f"entry {i} of the detections has {what}_id {key!r}, which {split} does not have.")
-            id, name = table[key]
-            found |= {
-                f"{what}_id": name if id is None else id,
-                "file_name" if what == "image" else f"{what}_name": name,
-            }
+        for key, named, table in (("image_id", "file_name", own[0]), ("category_id", "category_name", own[1])):
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, (int, float, str)) or value not in table:
+                raise UserError(f"entry {i} of the detections has {key} {value!r}, which {split} does not have.")
+            id, name = table[value]
+            found |= {key: name if id is None else id, named: name}
         rewritten.append(entry | found)
     write_text(path, to_json(rewritten) + "\n")
     return len(rewritten)
@@ -116,13 +122,3 @@ def _read_results(path: Path) -> list:
     if not isinstance(entries, list):
         raise UserError(f"{path} is not a JSON list of detections: dino-nb eval --save-results writes one.")
     return entries
-
-
-def _labels(data: dict[str, Any], classes: dict[str, int]) -> dict[Any, list]:
-    names = {c["id"]: str(c["name"]) for c in data["categories"]}
-    boxes: dict[Any, list] = {}
-    for a in data["annotations"]:
-        x, y, w, h = a["bbox"]
-        if not a.get("iscrowd"):
-            boxes.setdefault(a["image_id"], []).append((classes[names[a["category_id"]]], x, y, x + w, y + h))
-    return boxes

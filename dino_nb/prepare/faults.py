@@ -134,14 +134,8 @@ class-few | a class has fewer than 10 training boxes | it will hardly be learned
 """
 
 
-def _parse(table: str) -> dict[str, Fault]:
-    faults = {}
-    for section in table.split("\n= ")[1:]:
-        level, *rows = section.replace("\n  ", " ").strip().split("\n")
-        for row in rows:
-            name, *texts = (cell.strip() for cell in row.split("|"))
-            faults[name] = Fault(level, *texts)
-    return faults
-
-
-FAULTS = _parse(_TABLE)
+FAULTS: dict[str, Fault] = {}
+for _section in _TABLE.split("\n= ")[1:]:
+    _level, *_rows = _section.replace("\n  ", " ").strip().split("\n")
+    for _name, *_texts in (row.split(" | ") for row in _rows):
+        FAULTS[_name] = Fault(_level, *_texts)

@@ -131,11 +131,10 @@ class Report(Printed):
         return any(f.name == name for f in self.findings)
 
     def __getitem__(self, name: str) -> Finding:
-        for finding in self.findings:
-            if finding.name == name:
-                return finding
-        names = [f.name for f in self.findings]
-        raise KeyError(f"the check found no {name!r}.{did_you_mean(name, names)} It found: {', '.join(names)}.")
+        found = {f.name: f for f in self.findings}
+        if name not in found:
+            raise KeyError(f"the check found no {name!r}.{did_you_mean(name, found)} It found: {', '.join(found)}.")
+        return found[name]
 
     def raise_if_errors(self) -> "Report":
         """Raise ``UserError`` with the errors of this report, if there are any; else return the report."""
@@ -159,13 +158,11 @@ class Report(Printed):
     def blocks(self) -> list[Block]:
         """The report for the printer."""
         levels = [counted(len(found), level) for level in LEVELS if (found := self._of(level))]
-        splits = [
-            f"  {name}: {counted(s['images'], 'image')}, {counted(s['boxes'], 'box', 'boxes')}, "
-            f"{counted(s['classes'], 'class', 'classes')}"
-            for name, s in self.splits.items()
-        ]
-        head = Lines([self.root, *splits, ", ".join(levels) + "." if levels else "Nothing to complain about."])
-        return [head, *(block for finding in self.findings for block in finding.blocks())]
+        head = [self.root, ", ".join(levels) + "." if levels else "Nothing to complain about."]
+        for name, s in self.splits.items():
+            boxes, classes = counted(s["boxes"], "box", "boxes"), counted(s["classes"], "class", "classes")
+            head.insert(-1, f"  {name}: {counted(s['images'], 'image')}, {boxes}, {classes}")
+        return [Lines(head), *(block for finding in self.findings for block in finding.blocks())]
 
     def _of(self, level: str) -> list[Finding]:
         return [f for f in self.findings if f.level == level]

@@ -41,13 +41,10 @@ def refuse_existing(path: Path | str, overwrite: bool = False) -> None:
 @contextlib.contextmanager
 def temporary_folder(near: Path, what: str) -> Iterator[Path]:
     """A private folder beside ``near``, hence on its disk; it is removed at the end, whatever happens."""
-    near = Path(near)
     near.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{near.name[:100]}.", suffix=f".{what}", dir=near.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    prefix = f".{near.name[:100]}."
+    with tempfile.TemporaryDirectory(f".{what}", prefix, near.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager
@@ -60,26 +57,21 @@ def new_folder(path: Path | str, overwrite: bool = False, ours: set[str] | None 
     path = Path(path).expanduser().resolve()
     if ours is None:
         refuse_existing(path, overwrite)
-    with temporary_folder(path, "part") as folder:
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)  # mkdtemp makes it private; a result is an ordinary folder
-        yield folder
+    with temporary_folder(path, "part") as temporary:
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()  # an ordinary folder, unlike the temporary one
+        yield new
         if ours is None:
             refuse_existing(path, overwrite)  # the work took a while
-        if path.exists() and any(path.iterdir()):
-            _keep_others(path, folder, _files_of_cocodir(path) if ours is None else ours)
-            with temporary_folder(path, "old") as old:
-                path.replace(old / path.name)
-                try:
-                    folder.replace(path)
-                except BaseException:
-                    (old / path.name).replace(path)
-                    raise
-        else:
-            if path.exists():
-                path.rmdir()
-            folder.replace(path)
+        if path.exists():
+            _keep_others(path, new, _files_of_cocodir(path) if ours is None else ours)
+            path.replace(old)
+        try:
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
 
 
 def _files_of_cocodir(folder: Path) -> set[str]:

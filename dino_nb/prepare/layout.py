@@ -41,23 +41,21 @@ def doubt(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     """
     layout, relative = guess_layout(boxes, sizes)
     boxes, limit, slack, _ = _usable(boxes, sizes)
-    if layout == "xywh" and len(boxes):
-        leaves = (boxes[:, :2] + boxes[:, 2:] > limit + slack).any(1)
-        enough = leaves.any() and (leaves.mean() >= 0.05 or len(boxes) < 20)
-        layout = "xyxy" if enough and _as_corners(boxes, limit, slack) >= 0.9 else layout
-    if (layout, relative) == ("xywh", False):
-        return None
-    beyond = int((boxes[:, :2] + boxes[:, 2:] > limit + slack).any(1).sum())
+    leaves = (boxes[:, :2] + boxes[:, 2:] > limit + slack).any(1)
+    if layout == "xywh" and leaves.any() and (leaves.mean() >= 0.05 or len(boxes) < 20):
+        layout = "xyxy" if _as_corners(boxes, limit, slack) >= 0.9 else layout
     if relative:
-        others = [f"{name}-relative" for name in ("xywh", "xyxy", "cxcywh") if name != layout]
+        others = ", ".join(f"{name}-relative" for name in ("xywh", "xyxy", "cxcywh") if name != layout)
         return (
             f"its {len(boxes):,} boxes lie within 0..1, as fractions of the image, where pixels belong: say "
-            f"--box-format {layout}-relative (or {', '.join(others)}) if that is what they are."
+            f"--box-format {layout}-relative (or {others}) if that is what they are."
         )
+    if layout == "xywh":
+        return None
     fits = "corners x1, y1, x2, y2" if layout == "xyxy" else "centre x, centre y, width, height"
     return (
-        f"{beyond:,} of {len(boxes):,} boxes reach out of their images as x, y, width, height, and they fit as {fits}: "
-        f"say --box-format {layout} (box_format='{layout}') if that is what they are, else --box-format xywh."
+        f"{leaves.sum():,} of {len(boxes):,} boxes reach out of their images as x, y, width, height, and they fit as "
+        f"{fits}: say --box-format {layout} (box_format='{layout}') if that is what they are, else --box-format xywh."
     )
 
 

@@ -1,38 +1,19 @@
 """From what annotations say to what the images are: sizes, boxes as corners in pixels of the upright image."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from dino_nb.data.images import header, turned_boxes, turned_size
 from dino_nb.errors import UserError
+from dino_nb.prepare.cocodir import Tally
 from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.layout import doubt, is_relative, to_xyxy
-from dino_nb.prepare.table import ImageRow
+from dino_nb.prepare.table import BoxRow, ImageRow
 
-SHOWN = 5  # examples kept of each thing that the report tells
 _MARGIN = 1.0  # pixels that a box may stick out without a word
 _FEW = 20  # boxes of an annotation file that are asked for their layout together with other files'
-
-
-@dataclass
-class Tally:
-    """Things that were changed: ``what`` -> count, and the first examples of each."""
-
-    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, what: str, example: str) -> None:
-        """Count one more, keeping the first few examples."""
-        self.counts[what] += 1
-        if len(self.examples[what]) < SHOWN:
-            self.examples[what].append(example)
-
-    def listed(self) -> dict[str, list]:
-        """``{what: [count, examples]}``."""
-        return {what: [n, self.examples[what]] for what, n in self.counts.items()}
 
 
 def measure(
@@ -61,13 +42,14 @@ def measure(
     _refuse_doubtful(measured)
     for row, (width, height, orientation) in measured:
         upright = turned_size((width, height), orientation)
-        turned, scale = False, (1.0, 1.0)
-        relative = row.layout is not None and row.layout.endswith("-relative")
-        if not relative and row.size not in (None, upright):
+        layout, _, relative = (row.layout or "xywh").partition("-")
+        corners = np.array([box[1:5] for box in row.boxes], dtype=np.float64).reshape(-1, 4)
+        corners, scale = to_xyxy(corners, np.array(upright), layout, bool(relative)), (1.0, 1.0)
+        if row.size is not None and row.size != upright and not relative:
             said = f"{row.file} is {upright[0]} x {upright[1]}, annotated as {row.size[0]} x {row.size[1]}"
             if row.size == (width, height):
-                turned = True
                 changed.add("boxes turned with their image, as its EXIF orientation says", row.file)
+                corners = turned_boxes(corners, (width, height), orientation)
             elif scale_boxes:
                 scale = (upright[0] / row.size[0], upright[1] / row.size[1])
                 changed.add("images of another size than annotated: boxes scaled, as told", said)
@@ -77,13 +59,14 @@ def measure(
                     "(say --scale-boxes if the images were resized after labelling)",
                     said,
                 )
-        _fit(row, upright, scale, (width, height) if turned else None, orientation, dropped, changed)
+        row.boxes = _within(row, upright, (corners * (scale * 2)).round(3), scale == (1.0, 1.0), dropped, changed)
+        row.size, row.layout = upright, "xyxy"
     return _merged(source, [row for row, _ in measured])
 
 
-def _refuse_doubtful(measured):
+def _refuse_doubtful(measured: list[tuple[ImageRow, tuple[int, int, int]]]) -> None:
     """Ask the numbers of each annotation file that leaves its layout open, and whether pixels are pixels."""
-    by_source = defaultdict(list)
+    by_source: dict[str, list[tuple]] = defaultdict(list)
     for row, (width, height, orientation) in measured:
         if row.layout is None:
             size = row.size or turned_size((width, height), orientation)
@@ -101,31 +84,27 @@ def _refuse_doubtful(measured):
         raise UserError(f"{told[0].source}: the boxes lie within 0..1, as fractions, where pixels belong: {how}.")
 
 
-def _fit(row, size, scale, stored, orientation, dropped, changed):
-    """Boxes of ``row`` as corners within the upright image; ``stored``: the size they were drawn on, if turned."""
-    layout, _, relative = (row.layout or "xywh").partition("-")
-    corners = np.array([box[1:5] for box in row.boxes], dtype=np.float64).reshape(-1, 4)
-    corners = to_xyxy(corners, np.array(size), layout, bool(relative)) * (scale * 2)
-    if stored:
-        corners = turned_boxes(corners, stored, orientation)
-    corners = corners.round(3)
-    inside = np.clip(corners, 0.0, size * 2)
+def _within(
+    row: ImageRow, size: tuple[int, int], corners: np.ndarray, keep_area: bool, dropped: Tally, changed: Tally
+) -> list[BoxRow]:
+    """The boxes of ``row`` with their ``corners (n, 4)`` cut to the image; those without area are dropped."""
     kept = []
+    inside = np.clip(corners, 0.0, size * 2)
     for box, whole, cut in zip(row.boxes, corners.tolist(), inside.tolist()):
-        x1, y1, x2, y2 = whole
+        (x1, y1, x2, y2), (left, top, right, bottom) = whole, cut
         said = f"{row.file} ({box.where}): {box.name!r} {x1:g}, {y1:g}, {x2:g}, {y2:g}"
         if x2 <= x1 or y2 <= y1:
             side = "width" if x2 == x1 else "height" if y2 == y1 else None
             dropped.add(f"has no {side}" if side else "has its corners exchanged", said)
-        elif cut[2] <= cut[0] or cut[3] <= cut[1]:
+        elif right <= left or bottom <= top:
             dropped.add("is outside of the image", said)
         else:
             if max(abs(a - b) for a, b in zip(cut, whole)) > _MARGIN:
                 changed.add("boxes cut at the border of their image", said)
-            area = box.area if box.area and box.area > 0 and scale == (1.0, 1.0) and cut == whole else None
-            area = area or round((cut[2] - cut[0]) * (cut[3] - cut[1]), 3)
-            kept.append(box._replace(x1=cut[0], y1=cut[1], x2=cut[2], y2=cut[3], area=area))
-    row.boxes, row.size, row.layout = kept, size, "xyxy"
+            area = box.area if box.area and box.area > 0 and keep_area and cut == whole else None
+            area = area or round((right - left) * (bottom - top), 3)
+            kept.append(box._replace(x1=left, y1=top, x2=right, y2=bottom, area=area))
+    return kept
 
 
 def _merged(source: Source, images: list[ImageRow]) -> list[ImageRow]:
@@ -147,5 +126,5 @@ def _merged(source: Source, images: list[ImageRow]) -> list[ImageRow]:
     return list(merged.values())
 
 
-def _key(box):
+def _key(box: BoxRow) -> tuple:
     return box.name, *(round(v, 1) for v in box[1:5])

@@ -13,7 +13,7 @@ from dino_nb.errors import UserError, did_you_mean, disk_errors
 from dino_nb.files import sha256, write_text
 from dino_nb.prepare.folders import SAMPLE_MARK, new_folder
 from dino_nb.prepare.formats.write import FORMATS, Labelled, image_path, write
-from dino_nb.prepare.scenes import SCENES, draw_scene
+from dino_nb.prepare.scenes import SCENES, bounds, draw_scene
 
 # the packaged dino-tiny knows the first five: their order and colours, and every draw of chance, stay as they are
 SHAPES = {
@@ -67,12 +67,12 @@ def make_sample(
         near = did_you_mean(unknown[0], SHAPES)
         raise UserError(f"the sample has no class {unknown[0]!r}.{near} It can draw {', '.join(SHAPES)}.")
     about = f"A generated sample; it is replaced when made again: {(n_train, n_val, seed, format, kind, names)}"
-    ours = _listed(folder)
-    if ours is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    said, ours = _listed(folder)
+    if said is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else than a sample: name a new or empty folder.")
-    if ours and ours.pop(SAMPLE_MARK) == about and all(_digest(folder / file) == d for file, d in ours.items()):
+    if said == about and all(_digest(folder / file) == digest for file, digest in ours.items()):
         return folder
-    with new_folder(folder, ours={SAMPLE_MARK, *(ours or ())}) as new:
+    with new_folder(folder, ours={SAMPLE_MARK, *ours}) as new:
         splits: dict[str, list[Labelled]] = {"train": [], "val": []}
         for i in range(n_train + n_val):
             split, at = ("train", i) if i < n_train else ("val", i - n_train)
@@ -90,14 +90,14 @@ def make_sample(
     return folder
 
 
-def _listed(folder: Path) -> dict[str, str] | None:
-    """``{file: digest}`` of the sample in ``folder``, and what its mark says of it; None without a sample."""
+def _listed(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """What the mark of the sample in ``folder`` says of it, None without a sample; and ``{file: digest}``."""
     if not (folder / SAMPLE_MARK).is_file():
-        return None
+        return None, {}
     said, *lines = (folder / SAMPLE_MARK).read_text(encoding="utf-8").splitlines() or [""]
     if not lines:  # of a version that did not list its files
         lines = [f"- {path.relative_to(folder).as_posix()}" for path in folder.rglob("*.*") if path.is_file()]
-    return {SAMPLE_MARK: said} | {file: digest for digest, _, file in (line.partition(" ") for line in lines)}
+    return said, {file: digest for digest, _, file in (line.partition(" ") for line in lines)}
 
 
 def _digest(path: Path) -> str:
@@ -115,8 +115,7 @@ def _image(rng, first_class, names=CLASSES):
         for _ in range(20):
             mask = _shape(rng, names[label], width, height)
             after = np.where(mask, len(areas), owner)
-            visible = [np.count_nonzero(after == i) for i in range(len(areas))]
-            if all(seen >= _LEAST_VISIBLE * area for seen, area in zip(visible, areas)):
+            if all(np.count_nonzero(after == i) >= _LEAST_VISIBLE * area for i, area in enumerate(areas)):
                 break
         else:
             continue
@@ -124,18 +123,17 @@ def _image(rng, first_class, names=CLASSES):
         areas.append(np.count_nonzero(mask))
         colour = np.array(SHAPES[names[label]]) + rng.integers(-18, 19, 3)
         canvas[mask] = colour + rng.normal(0, 6, (areas[-1], 3))
-        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-        boxes.append((label, int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+        boxes.append((label, *bounds(mask)))
     return canvas.round().clip(0, 255).astype(np.uint8), boxes
 
 
 def _background(rng, width, height):
     """Grey-brown waves and grain, ``(H, W, 3)`` float."""
     y, x = np.mgrid[:height, :width]
-    waves = sum(
-        rng.uniform(4, 12) * np.sin(x * rng.uniform(-0.2, 0.2) + y * rng.uniform(-0.2, 0.2) + rng.uniform(0, 6))
-        for _ in range(3)
-    )
+    waves = 0.0
+    for _ in range(3):
+        strength, across, down = rng.uniform(4, 12), rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2)
+        waves = waves + strength * np.sin(x * across + y * down + rng.uniform(0, 6))
     tone = np.array([128.0, 122.0, 112.0]) + rng.uniform(-35, 35)
     return tone + waves[..., None] + rng.normal(0, 8, (height, width, 3))
 

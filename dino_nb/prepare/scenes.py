@@ -50,11 +50,16 @@ def draw_scene(rng: np.random.Generator, kind: str, first: int) -> tuple[np.ndar
         areas.append(int(np.count_nonzero(seen)))
         under = canvas[window] * (1 - shadow[..., None])
         canvas[window] = under + (colour - under) * opacity[..., None]
-        rows, columns = (np.nonzero(seen.any(axis))[0] + at.start for axis, at in zip((1, 0), window))
-        boxes.append((label, int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+        boxes.append((label, *bounds(seen, window[1].start, window[0].start)))
     canvas += rng.normal(0, 4, canvas.shape)
     pixels = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
     return np.asarray(pixels.filter(ImageFilter.GaussianBlur(0.6))), boxes
+
+
+def bounds(mask: np.ndarray, left: int = 0, top: int = 0) -> tuple[int, int, int, int]:
+    """``(x1, y1, x2, y2)`` of what a mask ``(H, W)`` shows, in pixels of the image that has it at ``left, top``."""
+    rows, columns = np.nonzero(mask.any(1))[0] + top, np.nonzero(mask.any(0))[0] + left
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _place(rng, kind, width, height):
@@ -74,13 +79,9 @@ def _place(rng, kind, width, height):
     colour, opacity = kind.paint(rng, u, v)
     shadow = np.zeros(u.shape)
     if drop:
-        shadow[drop:, drop:] = _blur(opacity, 1.5)[:-drop, :-drop] * 0.45
+        blurred = Image.fromarray((opacity * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
+        shadow[drop:, drop:] = np.asarray(blurred)[:-drop, :-drop] / 255 * 0.45
     return window, colour, opacity, shadow
-
-
-def _blur(values, radius):
-    image = Image.fromarray((values * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(image) / 255
 
 
 def _noise(rng, width, height, cell):

@@ -6,86 +6,76 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
 from dino_nb.errors import UserError
-from dino_nb.prepare.equal import same_bytes
 from dino_nb.prepare.formats.source import Source
-from dino_nb.prepare.similar import groups_of_similar
+from dino_nb.prepare.similar import groups_of_similar, same_bytes
 from dino_nb.prepare.table import ImageRow
 
 
 def divide(
-    source: Source,
-    images: list[ImageRow],
-    val_fraction: float = 0.2,
-    seed: int = 0,
-    resplit: bool = False,
-    progress: bool = True,
+    source: Source, images: list[ImageRow], val_fraction: float, seed: int, resplit: bool, progress: bool
 ) -> tuple[list[ImageRow], bool]:
     """``(images, own)``: those that stay, with their final ``split``, and whether train and val were divided here.
 
     See `dino_nb.prepare.convert.convert_dataset` for the options. What was decided is noted in ``source``.
     """
-    keys = same_bytes([source.paths[image.file] for image in images], progress)
+    keys = dict(zip(map(id, images), same_bytes([source.paths[image.file] for image in images], progress)))
     if resplit:
         for image in images:
             image.split = None
     taught = any(image.split == "train" for image in images)
-    images, keys = _no_leaks(source, images, keys)
+    images = _without_leaks(source, images, keys)
     given = {image.split for image in images}
     if taught and "train" not in given:
         raise UserError(
             "each training image is in val or test too, byte for byte, so nothing is left to train on: --resplit "
             "(resplit=True) splits all images again."
         )
-    if {"train", "val"} <= given or (given == {"test"}) or (given and given <= {"val", "test"}):
+    if {"train", "val"} <= given or (given and given <= {"val", "test"}):
         if None in given:
             left = [image for image in images if image.split is None]
             source.note(f"{len(left):,} images are in no split and are left out: {left[0].file}, ...")
         elif "train" not in given:
             source.note("the source has no training images: --resplit (resplit=True) splits all images again.")
         return [image for image in images if image.split], False
-    if given <= {"val", "test", None} and "val" in given:  # what is not val is there to train on
+    if "val" in given and "train" not in given:  # what is not val is there to train on
         for image in images:
             image.split = image.split or "train"
         return images, False
-    open_ = [i for i, image in enumerate(images) if image.split != "test"]
-    order = sorted(open_, key=lambda i: images[i].file)
-    files = [images[i].file for i in order]
+    rows = sorted((image for image in images if image.split != "test"), key=lambda image: image.file)
+    files = [image.file for image in rows]
     groups = groups_of_similar([source.paths[file] for file in files], files, progress)
     same: dict[Hashable, int] = {}  # equal bytes belong together even where they tell nothing, as in a flat image
-    groups = [same.setdefault(keys[i], group) for i, group in zip(order, groups)]
-    items = [(group, {box.name for box in images[i].boxes}) for group, i in zip(groups, order)]
+    groups = [same.setdefault(keys[id(image)], group) for image, group in zip(rows, groups)]
     if twins := len(groups) - len(set(groups)):
         source.note(f"{twins:,} images look nearly like others, and are on the same side of train and val as these.")
-    val = {order[i] for i in stratified(items, val_fraction, seed)}
-    for i in open_:
-        images[i].split = "val" if i in val else "train"
+    val = stratified([(g, {box.name for box in i.boxes}) for g, i in zip(groups, rows)], val_fraction, seed)
+    for i, image in enumerate(rows):
+        image.split = "val" if i in val else "train"
     if "train" in given and val:
         source.note(f"the source has no val split: {len(val):,} images were taken from train.")
-    wanted = round(len(order) * val_fraction)
+    wanted = round(len(rows) * val_fraction)
     if len(val) > max(wanted, 1):
         source.note(f"val has {len(val):,} images instead of {wanted:,}: each class needs one.")
-    if val_fraction and order and not val:
-        why = "there is one image" if len({keys[i] for i in order}) == 1 else "each image is the only one of a class"
+    if val_fraction and rows and not val:
+        why = "there is one image" if len(same) == 1 else "each image is the only one of a class"
         source.note(f"there is no val split, since {why}: training needs one, so label more images.")
     return images, True
 
 
-def _no_leaks(source, images, keys):
+def _without_leaks(source: Source, images: list[ImageRow], keys: dict[int, Hashable]) -> list[ImageRow]:
     """Without images whose content a stricter split has too: test keeps it, then val, then train."""
-    strictest = {}
-    rank = {None: 0, "train": 1, "val": 2, "test": 3}
-    for image, key in zip(images, keys):
-        strictest[key] = max(strictest.get(key, 0), rank[image.split])
-    kept = [i for i, (p, key) in enumerate(zip(images, keys)) if rank[p.split] == strictest[key]]
-    if len(kept) < len(images):
-        kept_files = {keys[i]: images[i].file for i in kept}
-        left = [i for i in range(len(images)) if rank[images[i].split] < strictest[keys[i]]]
-        shown = ", ".join(f"{images[i].file} (= {kept_files[keys[i]]})" for i in left[:3])
+    order = (None, "train", "val", "test")
+    strictest: dict[Hashable, ImageRow] = {}
+    for image in sorted(images, key=lambda image: order.index(image.split)):
+        strictest[keys[id(image)]] = image
+    left = [image for image in images if image.split != strictest[keys[id(image)]].split]
+    if left:
+        shown = ", ".join(f"{image.file} (= {strictest[keys[id(image)]].file})" for image in left[:3])
         source.note(
             f"{len(left):,} images are byte for byte in a stricter split too and left out of their own, since "
             f"nothing may be tested on what was trained on: {shown}{', ...' if len(left) > 3 else ''}."
         )
-    return [images[i] for i in kept], [keys[i] for i in kept]
+    return [image for image in images if image.split == strictest[keys[id(image)]].split]
 
 
 def stratified(items: Sequence[tuple[Hashable, set[str]]], val_fraction: float, seed: int = 0) -> set[int]:
@@ -105,32 +95,23 @@ def stratified(items: Sequence[tuple[Hashable, set[str]]], val_fraction: float, 
     for i, (content, _) in enumerate(items):
         by_content[content].append(i)
     groups = list(by_content.values())
-    random.Random(seed).shuffle(groups)
-    classes = [set[str | None]().union(*(items[i][1] for i in group)) or {None} for group in groups]
-    wanted = round(len(items) * val_fraction)
     if val_fraction == 0 or len(groups) < 2:
         return set()
-    wanted = min(max(wanted, 1), len(items) - 1)
-    return _choose(groups, classes, wanted, val_fraction)
-
-
-def _choose(groups, classes, wanted, fraction):
+    random.Random(seed).shuffle(groups)
+    classes = [set[str | None]().union(*(items[i][1] for i in group)) or {None} for group in groups]
+    wanted = min(max(round(len(items) * val_fraction), 1), len(items) - 1)
     having = defaultdict(list)  # class -> its groups, in shuffled order
     for g, names in enumerate(classes):
         for name in names:
             having[name].append(g)
-    left = {name: len(members) for name, members in having.items()}  # groups of a class that are in train
-    in_val, size, chosen = Counter(), 0, set()
+    in_val: Counter[str | None] = Counter()  # groups of a class
+    val: set[int] = set()
 
-    def take(g):
-        nonlocal size
-        if g in chosen or any(left[name] < 2 for name in classes[g]):
+    def take(g: int) -> bool:
+        if groups[g][0] in val or any(len(having[name]) - in_val[name] < 2 for name in classes[g]):
             return False
-        chosen.add(g)
-        size += len(groups[g])
-        for name in classes[g]:
-            left[name] -= 1
-            in_val[name] += 1
+        val.update(groups[g])
+        in_val.update(classes[g])
         return True
 
     rarest = sorted(having, key=lambda name: (len(having[name]), name is None, name or ""))
@@ -138,13 +119,10 @@ def _choose(groups, classes, wanted, fraction):
         if name is not None and not in_val[name]:
             any(take(g) for g in having[name])
     for name in rarest:  # then each its share
-        share = round(len(having[name]) * fraction)
         for g in having[name]:
-            if in_val[name] >= share or size >= wanted:
-                break
-            if size + len(groups[g]) <= wanted:
+            if in_val[name] < round(len(having[name]) * val_fraction) and len(val) + len(groups[g]) <= wanted:
                 take(g)
     for g in range(len(groups)):  # rounding leaves some over
-        if size < wanted and size + len(groups[g]) <= wanted:
+        if len(val) + len(groups[g]) <= wanted:
             take(g)
-    return {i for g in chosen for i in groups[g]}
+    return val

@@ -1,7 +1,6 @@
 """The one table of annotations: every reader makes it, and measuring, splitting and writing use it.
 
-Each row knows where it was written (``where``: file and line, or file and entry). Rows are small: 20,000 images with
-200,000 boxes fit into 100 MB.
+Each row knows where it was written (``where``: file and line, or file and entry).
 """
 
 from dataclasses import dataclass, field

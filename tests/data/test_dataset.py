@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dino_nb.data.coco_file import read_coco, split_files
-from dino_nb.data.dataset import CocoDataset, collate, move
+from dino_nb.data.dataset import CocoDataset, collate
 from dino_nb.data.transforms import eval_transform, train_transform
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import make_sample
@@ -71,7 +71,7 @@ def test_dataset_images_without_annotations(tmp_path, annotations):
     assert list(dataset.ids) == [1, 3] and dataset.objects_of(0) == 0
     images, targets = collate([dataset[0], dataset[1]])
     assert [t["boxes"].shape for t in targets] == [(0, 4)] * 2
-    assert [t["labels"].dtype for t in move(targets, "cpu")] == [torch.int64] * 2
+    assert [t["labels"].dtype for t in targets] == [torch.int64] * 2
     assert len(images) == 2
 
 

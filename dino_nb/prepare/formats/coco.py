@@ -7,7 +7,7 @@ from typing import Any
 
 from dino_nb.data.coco_file import HARMLESS, CocoFile, Problem, parse_coco
 from dino_nb.data.coco_values import brief, id_of, number
-from dino_nb.prepare.formats.source import SHOWN, Options, Source, told
+from dino_nb.prepare.formats.source import SHOWN, Source, told
 from dino_nb.prepare.formats.values import class_name, image_size, split_of
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
@@ -18,16 +18,16 @@ _ROBOFLOW = "_annotations.coco"
 
 def find(source: Source) -> list[str]:
     """Keys of the COCO files; of the published set's many only ``instances_*``."""
-    found = []
-    for key in source.ending(".json"):
-        head = source.head(key)
-        if (_KEYS.search(head) and not _SHAPES.search(head) and head.lstrip()[:1] == "{") or _ROBOFLOW in key:
-            found.append(key)
-    instances = [key for key in found if posixpath.basename(key).startswith("instances_")]
-    return instances or found
+    heads = ((key, source.head(key)) for key in source.ending(".json"))
+    found = [
+        key
+        for key, head in heads
+        if _ROBOFLOW in key or (_KEYS.search(head) and not _SHAPES.search(head) and head.lstrip()[:1] == "{")
+    ]
+    return [key for key in found if posixpath.basename(key).startswith("instances_")] or found
 
 
-def read(source: Source, files: list[str], options: Options) -> Annotations:
+def read(source: Source, files: list[str]) -> Annotations:
     """All ``files``; categories are joined by name, in order of their ids."""
     splits = {key: split_of(key, is_file=True) for key in files}
     if any(splits.values()) and not all(splits.values()):
@@ -36,7 +36,10 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         source.note(f"{', '.join(left[:5])} left out: {', '.join(files[:5])} hold the splits.")
     faulty: dict[str, Counter] = {key: Counter() for key in files}  # boxes that each image lost
     parsed = {key: coco for key in files if (coco := _parsed(source, key, faulty[key])).usable}
-    parsed = source.without_predictions(parsed, [key for key, coco in parsed.items() if _has_scores(coco)])
+    scored = [
+        k for k, c in parsed.items() if any("score" in c.record("annotations", row) for row in c.rows[:20].tolist())
+    ]
+    parsed = source.without_predictions(parsed, scored)
     used = {list(coco.categories)[c] for coco in parsed.values() for c in set(coco.category.tolist())}
     categories: dict[str, Any] = {}
     images: list[ImageRow] = []
@@ -46,7 +49,7 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
             if categories.setdefault(name, original) != original:
                 both = f"{brief(original)}, another file {brief(categories[name])}"
                 source.note(f"{key} gives class {name!r} the id {both}.")
-        images += _images(source, key, coco, names, splits[key], options.box_format, faulty[key])
+        images += _images(source, key, coco, names, splits[key], faulty[key])
     return Annotations(images, categories)
 
 
@@ -63,7 +66,7 @@ def _parsed(source: Source, key: str, faulty: Counter) -> CocoFile:
             loose += 1
         elif problem.kind not in HARMLESS:
             place, text = told(key, problem.text, problem.line() if source.fault_count < SHOWN else None)
-            source.fault(f"{place}, {_entry(problem)}", text)
+            source.fault(f"{place}, {_entry(problem.file, problem.section, problem.row)}", text)
             if problem.section == "annotations":
                 faulty[id_of(problem.file.record("annotations", problem.row).get("image_id"))[0]] += 1
 
@@ -73,20 +76,14 @@ def _parsed(source: Source, key: str, faulty: Counter) -> CocoFile:
     return coco
 
 
-def _entry(problem: Problem) -> str:
-    own = problem.file.record(problem.section, problem.row).get("id")
-    id = f" (id {brief(own)})" if own is not None and problem.section == "annotations" else ""
-    return f"{problem.section}[{problem.row}]{id}"
-
-
-def _has_scores(coco: CocoFile) -> bool:
-    return any("score" in coco.record("annotations", row) for row in coco.rows[:20].tolist())
+def _entry(coco: CocoFile, section: str, row: int | None) -> str:
+    own = coco.record(section, row).get("id")
+    return f"{section}[{row}]" + (f" (id {brief(own)})" if own is not None and section == "annotations" else "")
 
 
 def _names(source: Source, key: str, coco: CocoFile, used: set) -> dict[Any, tuple[str, Any]]:
     """``{id: (name, id as written)}``, ids rising, without a placeholder class."""
-    entries = coco.document["categories"]
-    records = {id_of(e.get("id"))[0]: e for e in reversed(entries) if isinstance(e, dict)}
+    records = {id_of(record.get("id"))[0]: record for _, record in reversed([*coco.records("categories")])}
     names = {id: (class_name(name), records[id]["id"]) for id, name in coco.categories.items()}
     if 0 in names and 0 not in used and _is_placeholder(records, _ROBOFLOW in key):
         name, original = names.pop(0)
@@ -110,31 +107,25 @@ def _is_placeholder(records: dict, roboflow: bool) -> bool:
 
 
 def _images(
-    source: Source, key: str, coco: CocoFile, names: dict, split: str | None, box_format: str | None, faulty: Counter
+    source: Source, key: str, coco: CocoFile, names: dict, split: str | None, faulty: Counter
 ) -> list[ImageRow]:
     rows: list[ImageRow | None] = []
-    for row, name, (width, height) in zip(coco.image_rows, coco.image_names, coco.image_sizes.tolist()):
-        where = f"{key}, images[{row}]"
-        file = source.find_image(name, near=key, where=where, split=split)
-        id, size = coco.record("images", row)["id"], image_size(width, height)
-        lost = faulty[id_of(id)[0]]
-        rows.append(ImageRow(file, where, [], split, size, box_format, key, id, lost) if file else None)
-    found = [row for row in rows if row]
+    for row, name, size in zip(coco.image_rows, coco.image_names, coco.image_sizes.tolist()):
+        where, id = f"{key}, images[{row}]", coco.record("images", row)["id"]
+        file, lost = source.find_image(name, near=key, where=where, split=split), faulty[id_of(id)[0]]
+        image = ImageRow(file or "", where, [], split, image_size(*size), source.box_format, key, id, lost)
+        rows.append(image if file else None)
     classes = list(coco.categories)
-    around: dict[int, ImageRow] = {}
+    around: dict[int, ImageRow] = {}  # boxes from polygons: x, y, width, height whatever those of this file are
     columns = (coco.rows, coco.image, coco.category, coco.crowd, coco.derived, coco.boxes)
-    for row, image, category, crowd, derived, (x, y, w, h) in zip(*(column.tolist() for column in columns)):
-        target = rows[image]
-        if target is None:
+    for row, i, category, crowd, derived, (x1, y1, x2, y2) in zip(*(column.tolist() for column in columns)):
+        target, known = rows[i], names.get(classes[category])
+        if target is None or known is None:
             continue
-        if derived and box_format:  # from polygons: x, y, width, height whatever the boxes of this file are
-            if image not in around:
-                around[image] = ImageRow(target.file, target.where, [], split, target.size, "xywh", key, target.id)
-            target = around[image]
-        record = coco.record("annotations", row)
-        where = f"{key}, annotations[{row}]" + (f" (id {brief(record['id'])})" if "id" in record else "")
-        box_name = names.get(classes[category])
-        if box_name:
-            area = number(record.get("area"))
-            target.boxes.append(BoxRow(box_name[0], x, y, w, h, where, int(crowd), area, record.get("id")))
-    return found + list(around.values())
+        if derived and source.box_format:
+            twin = ImageRow(target.file, target.where, [], split, target.size, "xywh", key, target.id)
+            target = around.setdefault(i, twin)
+        record, where = coco.record("annotations", row), f"{key}, {_entry(coco, 'annotations', row)}"
+        area = number(record.get("area"))
+        target.boxes.append(BoxRow(known[0], x1, y1, x2, y2, where, int(crowd), area, record.get("id")))
+    return [row for row in rows if row] + list(around.values())

@@ -11,7 +11,7 @@ import numpy as np
 
 from dino_nb.errors import UserError, printable
 from dino_nb.prepare.formats.columns import Columns, find_columns
-from dino_nb.prepare.formats.source import Options, Source
+from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.formats.values import class_name, finite, image_size, split_of
 from dino_nb.prepare.layout import is_relative, ordered
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
@@ -19,27 +19,31 @@ from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _YES = ("1", "1.0", "true", "yes")
 
+Row = tuple[int, list[str]]  # line number, cells
+
 
 def find(source: Source) -> list[str]:
     """Keys of the CSV files that have columns for images and boxes."""
-    found = []
-    for key in source.ending(".csv", ".tsv"):
-        rows: list[tuple[int, list[str]]] = []
+
+    def columns(key: str) -> Columns | None:
         head = source.head(key)
         with contextlib.suppress(csv.Error):  # told when the file is read
-            rows = list(_rows(head.rpartition("\n")[0] or head))
-        if rows and find_columns([cells for _, cells in rows[:50]]):
-            found.append(key)
-    return found
+            return find_columns([cells for _, cells in list(_rows(head.rpartition("\n")[0] or head))[:50]])
+        return None
+
+    return [key for key in source.ending(".csv", ".tsv") if columns(key)]
 
 
-def read(source: Source, files: list[str], options: Options) -> Annotations:
+def read(source: Source, files: list[str]) -> Annotations:
     """All ``files``."""
-    names, known = list(options.class_names or ()), _open_images_names(source)
+    # {"/m/0199g": "Bicycle"} of the class descriptions that come with Open Images
+    described = [key for key in source.ending(".csv") if "class-descriptions" in posixpath.basename(key).lower()]
+    cells_of = [cells for key in described for _, cells in _rows(source.text(key) or "")]
+    known = {cells[0]: cells[1] for cells in cells_of if len(cells) == 2 and cells[0].startswith("/")}
     images: dict[str, list[ImageRow]] = {}
     predicted = []
     for key in files:
-        rows: list[tuple[int, list[str]]] = []
+        rows: list[Row] = []
         try:
             rows.extend(_rows(source.text(key) or ""))
         except csv.Error as error:
@@ -52,20 +56,23 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
                 f"{key}: its columns are not understood (the first line is {first!r}). Name them filename, xmin, ymin, "
                 "xmax, ymax, class, in any order."
             )
-        if columns.label is None and len(names) != 1:
+        if columns.label is None and len(source.class_names) != 1:
             raise UserError(f"{key} has no column for the class: say --classes NAME if all boxes are of one class.")
         rows = rows[0 if columns.guessed else 1 :]
-        if columns.score is not None and any(_is_score(cells, columns.score) for _, cells in rows[:200]):
+        scores = [
+            finite(cells[columns.score : columns.score + 1], 1) for _, cells in rows[:200] if columns.score is not None
+        ]
+        if any(score and score[0] not in (0, 1) for score in scores):
             predicted.append(key)
-        images[key] = _images(source, key, rows, columns, names, known, options.box_format)
+        images[key] = _images(source, key, rows, columns, known)
         if columns.guessed:
             source.note(f"{key} has no line of column names; read as {columns.describe()}.")
     images = source.without_predictions(images, predicted)
-    return Annotations([row for found in images.values() for row in found], dict.fromkeys(names) if names else None)
+    return Annotations([row for found in images.values() for row in found], dict.fromkeys(source.class_names) or None)
 
 
-def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """``(line number, cells)`` of each row that is not empty; the delimiter is the commonest of the first line."""
+def _rows(text: str) -> Iterator[Row]:
+    """The rows that are not empty; the delimiter is the commonest of the first line."""
     first = text.lstrip("\ufeff\r\n").split("\n", 1)[0]
     delimiter = max(",;\t|", key=first.count)
     reader = csv.reader(text.lstrip("\ufeff").splitlines(keepends=True), delimiter=delimiter, skipinitialspace=True)
@@ -74,30 +81,10 @@ def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, [cell.strip() for cell in cells]
 
 
-def _is_score(cells: list[str], i: int) -> bool:
-    score = finite(cells[i : i + 1], 1)
-    return bool(score) and score != [0.0] and score != [1.0]
-
-
-def _open_images_names(source: Source) -> dict[str, str]:
-    """``{"/m/0199g": "Bicycle"}`` of the class descriptions that come with Open Images."""
-    files = [key for key in source.ending(".csv") if "class-descriptions" in posixpath.basename(key).lower()]
-    rows = (cells for key in files for _, cells in _rows(source.text(key) or ""))
-    return {cells[0]: cells[1] for cells in rows if len(cells) == 2 and cells[0].startswith("/")}
-
-
-def _images(
-    source: Source,
-    key: str,
-    rows: list[tuple[int, list[str]]],
-    columns: Columns,
-    names: list[str],
-    known: dict[str, str],
-    box_format: str | None,
-) -> list[ImageRow]:
+def _images(source: Source, key: str, rows: list[Row], columns: Columns, known: dict[str, str]) -> list[ImageRow]:
     images: dict[tuple[str, str | None], ImageRow] = {}
     files: dict[tuple[str, str | None], str | None] = {}
-    file_split = split_of(key, is_file=True)
+    names, file_split = source.class_names, split_of(key, is_file=True)
     for line, cells in rows:
         where = f"{key}:{line}"
         if len(cells) <= columns.last:
@@ -105,12 +92,12 @@ def _images(
             continue
         name = cells[columns.file]
         split = (split_of(f"{cells[columns.split]}/x") if columns.split is not None else None) or file_split
+        if not name:
+            source.fault(where, "the row names no image.")
+            continue
         if (name, split) not in files:
-            files[name, split] = source.find_image(name, near=key, where=where, split=split) if name else None
-            if not name:
-                source.fault(where, "the row names no image.")
-        file = files[name, split]
-        if not file:
+            files[name, split] = source.find_image(name, near=key, where=where, split=split)
+        if (file := files[name, split]) is None:
             continue
         split = split or split_of(file)
         size = image_size(*(cells[i] for i in columns.size)) if columns.size else None
@@ -122,7 +109,7 @@ def _images(
             continue  # an image without objects
         box: Any = finite(texts, 4)
         label = class_name(cells[columns.label]) if columns.label is not None else names[0]
-        label = names[int(label)] if names and re.fullmatch("[0-9]{1,6}", label) and int(label) < len(names) else label
+        label = names[int(label)] if re.fullmatch("[0-9]{1,6}", label) and int(label) < len(names) else label
         if box is None:
             said = printable(", ".join(texts), 60) or "nothing"
             source.fault(where, f"the box needs four finite numbers, not {said!r}.", image)
@@ -130,8 +117,9 @@ def _images(
             source.fault(where, "the row names no class.", image)
         else:
             crowd = columns.crowd is not None and any(c.lower() in _YES for c in cells[columns.crowd :][:1])
-            image.boxes.append(BoxRow(known.get(label, label), box[0], box[1], box[2], box[3], where, int(crowd)))
-    layout = box_format or _layout(columns, [box[1:5] for image in images.values() for box in image.boxes])
+            x1, y1, x2, y2 = box
+            image.boxes.append(BoxRow(known.get(label, label), x1, y1, x2, y2, where, int(crowd)))
+    layout = source.box_format or _layout(columns, [box[1:5] for image in images.values() for box in image.boxes])
     for image in images.values():
         image.layout = layout
     return list(images.values())

@@ -4,9 +4,9 @@ import math
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from dino_nb.prepare.formats.source import Options, Source
-from dino_nb.prepare.formats.values import bounds, finite, image_size, split_of
-from dino_nb.prepare.formats.xml_file import parse, root_tag, text
+from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.formats.values import around, bounds, finite, four, image_size, split_of
+from dino_nb.prepare.formats.xml_file import parse, text, with_root
 from dino_nb.prepare.table import Annotations, ImageRow
 
 _SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "mask")
@@ -14,16 +14,15 @@ _SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "mask")
 
 def find(source: Source) -> list[str]:
     """Keys of the XML files whose root is ``annotations``."""
-    return [key for key in source.ending(".xml") if root_tag(source.head(key)[:4096]) == "annotations"]
+    return with_root(source, "annotations")
 
 
-def read(source: Source, files: list[str], options: Options) -> Annotations:
+def read(source: Source, files: list[str]) -> Annotations:
     """All ``files``; an image's ``subset`` is its split, else the folder is."""
     images: list[ImageRow] = []
     categories: dict[str, Any] = {}
     for key in files:
-        parsed = parse(source, key)
-        if parsed is None:
+        if (parsed := parse(source, key)) is None:
             continue
         root, lines = parsed
         if root.find("track") is not None:
@@ -31,21 +30,20 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
             continue
         for label in root.iterfind("meta//labels/label"):
             if not text(label, "parent") and text(label, "name"):  # a part of a skeleton is no class
-                categories.setdefault(text(label, "name"), None)
-        split = split_of(key, is_file=True)
+                categories[text(label, "name")] = None
         for entry in root.findall("image"):
             where = f"{key}:{lines[entry]}"
-            subset = split_of(f"{entry.get('subset') or ''}/x") or split
-            file = source.find_image(entry.get("name") or "", near=key, where=where, split=subset)
+            split = split_of(f"{entry.get('subset') or ''}/x") or split_of(key, is_file=True)
+            file = source.find_image(entry.get("name") or "", near=key, where=where, split=split)
             if file is None:
                 continue
             size = image_size(entry.get("width"), entry.get("height"))
-            image = ImageRow(file, where, [], subset or split_of(file), size, source=key, id=entry.get("id"))
+            image = ImageRow(file, where, [], split or split_of(file), size, source=key, id=entry.get("id"))
+            images.append(image)
             for shape in entry:
                 if shape.tag in _SHAPES:
                     place, unnamed = f"{key}:{lines[shape]}", f"the {shape.tag} has no label."
-                    source.add_box(image, place, shape.get("label"), _corners(shape), unnamed, "wrong coordinates")
-            images.append(image)
+                    source.add_box(image, place, shape.get("label"), _corners(shape), unnamed, "has wrong coordinates")
     used = {box.name for image in images for box in image.boxes}
     return Annotations(images, categories | dict.fromkeys(sorted(used - set(categories))) if categories else None)
 
@@ -56,24 +54,18 @@ def _corners(shape: Element) -> Any:
         return None
     cos, sin = abs(math.cos(math.radians(degrees[0]))), abs(math.sin(math.radians(degrees[0])))
     if shape.tag == "box":
-        box = finite([shape.get(k) for k in ("xtl", "ytl", "xbr", "ybr")], 4)
+        box = four(shape.get, "xtl ytl xbr ybr")
         if box is None or not degrees[0]:
             return box
         x1, y1, x2, y2 = box
         w, h = (x2 - x1) / 2, (y2 - y1) / 2
-        return _around((x1 + x2) / 2, (y1 + y2) / 2, w * cos + h * sin, w * sin + h * cos)
+        return around((x1 + x2) / 2, (y1 + y2) / 2, w * cos + h * sin, w * sin + h * cos)
     if shape.tag == "ellipse":
-        ellipse = finite([shape.get(k) for k in ("cx", "cy", "rx", "ry")], 4)
-        if ellipse is None:
+        if (ellipse := four(shape.get, "cx cy rx ry")) is None:
             return None
         cx, cy, rx, ry = ellipse
-        return _around(cx, cy, math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos))
+        return around(cx, cy, math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos))
     if shape.tag == "mask":
-        mask = finite([shape.get(k) for k in ("left", "top", "width", "height")], 4)
+        mask = four(shape.get, "left top width height")
         return mask and (mask[0], mask[1], mask[0] + mask[2], mask[1] + mask[3])
-    points = [finite(point.split(","), 2) for point in (shape.get("points") or "").split(";") if point.strip()]
-    return bounds(points) if points and all(points) else None
-
-
-def _around(cx, cy, w, h):
-    return cx - w, cy - h, cx + w, cy + h
+    return bounds([point.split(",") for point in (shape.get("points") or "").split(";") if point.strip()])

@@ -1,11 +1,12 @@
 """The lists ``ImageSets/Main/{train,val,test,trainval}.txt``: Pascal VOC's, but found beside other formats too."""
 
 import posixpath
+from collections import defaultdict
 
 from dino_nb.data.images import is_image
 from dino_nb.prepare.formats.source import Source
 
-_SETS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainval": None}
+_LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainval": "trainval"}
 
 
 class ImageSets(dict):
@@ -19,27 +20,24 @@ class ImageSets(dict):
 
 def image_sets(source: Source) -> ImageSets:
     """The lists of ``source``, empty without any."""
-    lists: dict[str, list[str]] = {}
-    known: set[str] | None = None
+    lists: dict[str, list[str]] = defaultdict(list)
+    known: set[str] = set()  # names without ending, of images and XML files
     for key in source.ending(".txt"):
         folder, name = posixpath.split(key.lower())
-        if name[:-4] in _SETS and f"/{folder}".endswith(("/imagesets/main", "/imagesets")):
-            known = _stems(source) if known is None else known
+        if name[:-4] in _LISTS and f"/{folder}".endswith(("/imagesets/main", "/imagesets")):
+            files = () if known else (*source.images, *source.ending(".xml"))
+            known |= {posixpath.splitext(posixpath.basename(file))[0] for file in files}
             lines = (source.text(key) or "").splitlines()
-            lists.setdefault(_SETS[name[:-4]] or "trainval", []).extend(
-                _entry(line, known) for line in lines if line.strip()
-            )
+            lists[_LISTS[name[:-4]]] += [_entry(line.strip(), known) for line in lines if line.strip()]
     if "train" in lists and set(lists["train"]) in (set(lists.get("val", ())), set(lists.get("test", ()))):
         source.note("ImageSets/Main: train lists the same images as val or test, so the lists tell no splits.")
         return ImageSets(dict.fromkeys(stem for stems in lists.values() for stem in stems))
-    sets = ImageSets()
+    sets, twice = ImageSets(), []
     # trainval's rest is val where train is listed; an image listed twice stays with what is tested on
     rest = "val" if "train" in lists and "val" not in lists else None
-    twice = []
-    for name in ("trainval", "train", "val", "test"):
+    for name, split in (("trainval", rest), ("train", "train"), ("val", "val"), ("test", "test")):
         for stem in lists.get(name, ()):
-            split = rest if name == "trainval" else name
-            if sets.get(stem) and split and sets[stem] != split and name != "train":
+            if split and split != "train" and sets.get(stem, split) not in (split, None):
                 twice.append((stem, sets[stem], split))
             sets[stem] = split
     if twice:
@@ -49,24 +47,15 @@ def image_sets(source: Source) -> ImageSets:
     return sets
 
 
-def _stems(source):
-    """Names without ending, of images and XML files."""
-    keys = [*source.images, *source.ending(".xml")]
-    return {posixpath.splitext(posixpath.basename(key))[0] for key in keys}
-
-
-def _entry(line, known):
+def _entry(line: str, known: set[str]) -> str:
     """What a line lists: a name, which may have spaces, perhaps with a path, an ending, or a class list's 1 or -1."""
-    line = line.strip()
     *start, flag = line.rsplit(None, 1)
     flagless = start[0] if start and flag in ("1", "-1", "0") else line
-    for text in (line, flagless, line.split()[0]):
-        if posixpath.basename(_stem(text)) in known:
-            return _stem(text)
-    return _stem(flagless)
+    stems = [_stem(text) for text in (line, flagless, line.split()[0])]
+    return next((stem for stem in stems if posixpath.basename(stem) in known), stems[1])
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     path = name.replace("\\", "/")
     stem, ending = posixpath.splitext(path)
     path = stem if ending.lower() == ".xml" or is_image(path) else path

@@ -1,17 +1,16 @@
 """What every reader works with: the files of a source folder, and the lists of faults and notes.
 
-A reader is a module with ``find(source)`` (its annotation files, as keys) and ``read(source, files, options)``
-(an `Annotations`). Nothing outside the folder is ever opened: images are looked up among the listed files.
+A reader is a module with ``find(source)`` (its annotation files, as keys) and ``read(source, files)`` (an
+`Annotations`). Nothing outside the folder is ever opened: images are looked up among the listed files.
 """
 
-import codecs
+import json
 import os
 import posixpath
 import re
-import stat
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,10 @@ from dino_nb.errors import UserError, did_you_mean, explain, printable
 from dino_nb.prepare.folders import DEEPEST
 from dino_nb.prepare.formats.values import class_name, split_of
 from dino_nb.prepare.table import BoxRow, ImageRow
+from dino_nb.printer import counted, examples
 
 SHOWN = 12  # faults, and notes of one kind, that are listed
 _HEAD = 1 << 16  # bytes that are looked at to tell a format
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user may say about a source: see `dino_nb.prepare.convert.convert_dataset`."""
-
-    class_names: tuple[str, ...] | None = None
-    box_format: str | None = None
 
 
 class Source:
@@ -42,9 +33,20 @@ class Source:
     relative to the folder.
 
     Left out are hidden files, what is no regular file, ``exclude`` (the output folder, if it lies inside), and what
-    an earlier conversion wrote into a folder below ``root``, unless there is nothing else. With ``only``, a file of
+    an earlier conversion wrote into a folder below ``root``, unless there is nothing else. With ``alone``, a file of
     ``root``, no others of it are listed: all that is beside one JSON on Drive may be much.
+
+    Attributes:
+        paths, images: ``{key: path}`` of all files, and the keys of those that are images.
+        only: the key of the one annotation file that was named, or None.
+        class_names, box_format: what the user says, see `dino_nb.prepare.convert.convert_dataset`.
+        temporary: what lies below root was unpacked or downloaded here, and will be removed.
     """
+
+    only: str | None = None
+    class_names: tuple[str, ...] = ()
+    box_format: str | None = None
+    temporary = False
 
     def __init__(
         self,
@@ -52,19 +54,15 @@ class Source:
         images: Path | None = None,
         exclude: Path | None = None,
         progress: bool = False,
-        only: str | None = None,
+        alone: str | None = None,
     ) -> None:
-        self.root = Path(root)
-        self.progress = progress
-        self.only = only
-        self.temporary = False  # what lies below root was unpacked or downloaded here, and will be removed
+        self.root, self.progress = Path(root), progress
         self.paths: dict[str, Path] = {}
         self.notes: list[str] = []
         self.faults: list[str] = []
         self.fault_count = 0
-        self._more_notes = 0
-        if only:
-            self.paths[only] = self.root / only
+        if alone:
+            self.paths[alone] = self.root / alone
         else:
             earlier: list[str] = []
             self.paths |= self._walk(self.root, exclude, earlier)
@@ -73,16 +71,14 @@ class Source:
             elif earlier:
                 self.paths |= self._walk(self.root, exclude)
         if images is not None:
-            for key, path in self._walk(images, exclude):
-                if is_image(key):
-                    self.paths.setdefault(key, path)
+            self.paths = {key: path for key, path in self._walk(images, exclude) if is_image(key)} | self.paths
         self.images = sorted(key for key in self.paths if is_image(key))
-        self._by_name: dict[str, list[str]] = {}
-        self._by_stem: dict[str, list[str]] = {}
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
         for key in self.images:
             name = _plain(posixpath.basename(key))
-            self._by_name.setdefault(name, []).append(key)
-            self._by_stem.setdefault(posixpath.splitext(name)[0], []).append(key)
+            self._by_name[name].append(key)
+            self._by_stem[posixpath.splitext(name)[0]].append(key)
 
     def _walk(self, root: Path, exclude: Path | None, earlier: list[str] | None = None) -> Iterator[tuple[str, Path]]:
         """``(key, path)`` of every regular file below ``root``, links of folders followed once."""
@@ -104,9 +100,8 @@ class Source:
                 folders.clear()
                 continue
             folders[:] = sorted(f for f in folders if f[0] != "." and f != "__MACOSX")
-            for name in sorted(names):
-                path = here / name
-                if name[0] != "." and _is_regular(path):
+            for path in (here / name for name in sorted(names) if name[0] != "."):
+                if os.path.isfile(path):  # noqa: PTH113 (it never raises; a pipe would be waited for, for ever)
                     yield path.relative_to(root).as_posix(), path
 
     def each(self, items: Iterable[Any], what: str = "reading") -> Iterable[Any]:
@@ -124,7 +119,7 @@ class Source:
                 data = f.read(_HEAD)
         except OSError:  # told when it is read
             return ""
-        return data.decode(_encoding(data), errors="replace")
+        return data.decode(json.detect_encoding(data), errors="replace")
 
     def fault(self, where: str, text: str, image: ImageRow | None = None) -> None:
         """Count something the user must put right; reading goes on, and one run lists them all. ``image``: the one
@@ -135,28 +130,24 @@ class Source:
         if len(self.faults) < SHOWN:
             self.faults.append(f"{printable(where, 300)}: {text}")
 
-    def add_box(
-        self, image: ImageRow, where: str, label: Any, corners: Any, unnamed: str, wrong: str, what: str = "has"
-    ) -> None:
-        """One box of ``image``, or a fault: ``unnamed``, or that the class ``what`` (has, needs) ``wrong``."""
+    def add_box(self, image: ImageRow, where: str, label: Any, corners: Any, unnamed: str, wrong: str) -> None:
+        """One box of ``image``; or a fault: ``unnamed`` without a label, that the label ``wrong`` without corners."""
         name = class_name(label)
         if not name:
             self.fault(where, unnamed, image)
         elif corners is None:
-            self.fault(where, f"the {printable(name)!r} {what} {wrong}.", image)
+            self.fault(where, f"the {printable(name)!r} {wrong}.", image)
         else:
             image.boxes.append(BoxRow(name, corners[0], corners[1], corners[2], corners[3], where))
 
     def note(self, text: str) -> None:
         """Something the report should say."""
-        if len(self.notes) < 4 * SHOWN:
-            self.notes.append(printable(text, 2000) if "\n" not in text else text)
-        else:
-            self._more_notes += 1
+        self.notes.append(printable(text, 2000) if "\n" not in text else text)
 
     def all_notes(self) -> list[str]:
         """The notes, the last of which says how many more there were."""
-        return [*self.notes, f"... and {self._more_notes:,} more notes."] if self._more_notes else self.notes
+        more = len(self.notes) - 4 * SHOWN
+        return [*self.notes[: 4 * SHOWN], f"... and {more:,} more notes."] if more > 0 else self.notes
 
     def text(self, key: str) -> str | None:
         """The text of a file (UTF-8, UTF-16 with its mark, else Windows-1252), or None after counting a fault."""
@@ -166,7 +157,7 @@ class Source:
             self.fault(key, explain(error))
             return None
         try:
-            return data.decode(_encoding(data))
+            return data.decode(json.detect_encoding(data))
         except UnicodeDecodeError as error:
             byte, line = data[error.start], data.count(b"\n", 0, error.start) + 1
             self.note_oddity(key, f"byte 0x{byte:02x} is not UTF-8", line)
@@ -179,8 +170,8 @@ class Source:
         except BadJson as error:
             self.fault(*told(key, error, error.line))
             return None
-        if file.oddity is not None:
-            self.note_oddity(key, file.oddity, file.oddity.line)
+        if odd := file.oddity:
+            self.note_oddity(key, odd, odd.line)
         return file.document
 
     def note_oddity(self, key: str, oddity: object, line: int | None) -> None:
@@ -207,56 +198,42 @@ class Source:
         found = self.images_named(name, near, split)
         if len(found) == 1:
             return found[0]
-        self.fault(where or near, self.why_not_found(name, found))
-        return None
-
-    def why_not_found(self, name: str, found: list[str]) -> str:
-        """A sentence for an image of which `images_named` gave none or several."""
-        shown = repr(printable(name))
-        if found:
-            return f"{shown} may be {found[0]} or {found[1]}: give the image's path in the annotation."
-        base = posixpath.basename(str(name).replace("\\", "/")).lower()
+        shown, base = repr(printable(name)), posixpath.basename(str(name).replace("\\", "/")).lower()
         why = unsupported(base)
         if why is None and self.fault_count < SHOWN:  # it may be there as a kind of file that is not read
             stem = posixpath.splitext(base)[0]
             names = (posixpath.basename(key).lower() for key in self.paths)
             why = next((w for n in names if posixpath.splitext(n)[0] == stem and (w := unsupported(n))), None)
-        if why:
-            return f"{shown} {why}."
-        hint = did_you_mean(base, self._by_name) if len(self._by_name) <= 5000 and not self.faults else ""
-        return f"there is no image {shown} in the source.{hint}"
+        if found:
+            text = f"{shown} may be {found[0]} or {found[1]}: give the image's path in the annotation."
+        elif why:
+            text = f"{shown} {why}."
+        else:
+            hint = did_you_mean(base, self._by_name) if len(self._by_name) <= 5000 and not self.faults else ""
+            text = f"there is no image {shown} in the source.{hint}"
+        self.fault(where or near, text)
+        return None
 
     def images_named(self, name: str, near: str = "", split: str | None = None) -> list[str]:
         """Keys of the images that fit best, as `find_image`: none, one, or several that fit equally."""
         parts = [p for p in str(name).replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
         base = _plain(parts[-1]) if parts else ""
-        found = self._by_name.get(base) or self._by_stem.get(base)
+        found = self._by_name.get(base) or self._by_stem.get(base, [])
         if not found and is_image(base):  # the same image saved as another kind of file
-            found = self._by_stem.get(posixpath.splitext(base)[0])
+            found = self._by_stem.get(posixpath.splitext(base)[0], [])
         split = split or split_of(near) or split_of("/".join(parts))
-        ranked: dict[Any, list[str]] = {}
-        for key in found or ():
+        ranked: dict[Any, list[str]] = defaultdict(list)
+        for key in found:
             if split is None or split_of(key) in (split, None):
-                ranked.setdefault(self._nearness(key, parts, near, split), []).append(key)
+                ranked[_nearness(key, parts, near, split)].append(key)
         return ranked[max(ranked)] if ranked else []
-
-    def _nearness(self, key, parts, near, split):
-        own, folders = key.split("/"), near.split("/")[:-1]
-        same = _common(own[::-1], parts[::-1])
-        mirrored = _common(own[-2::-1], folders[::-1])  # Annotations/a/1.xml and JPEGImages/a/1.jpg
-        folder = _common(own[:-1], folders)
-        exact = posixpath.normpath(posixpath.join(posixpath.dirname(near), *parts)) == key
-        return exact, same, split is not None and split_of(key) == split, mirrored, folder, -len(own)
 
     def raise_faults(self, skip_bad: bool = False) -> None:
         """One ``UserError`` that lists the faults; with ``skip_bad`` a note instead."""
         if not self.fault_count:
             return
-        count = "1 fault" if self.fault_count == 1 else f"{self.fault_count:,} faults"
-        lines = [f"  - {fault}" for fault in self.faults]
-        if self.fault_count > len(lines):
-            lines.append(f"  - ... and {self.fault_count - len(lines):,} more")
-        listing = "\n".join(lines)
+        count = counted(self.fault_count, "fault")
+        listing = "\n".join(f"  {line}" for line in examples(self.faults, self.fault_count))
         if skip_bad:
             self.note(f"{count}, left out as told:\n{listing}")
             return
@@ -278,15 +255,12 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
-def _is_regular(path):
-    try:
-        return stat.S_ISREG(path.stat().st_mode)  # a pipe would be waited for, for ever
-    except OSError:  # a link to nowhere
-        return False
-
-
-def _encoding(data):
-    return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
+def _nearness(key, parts, near, split):
+    """How well the image ``key`` fits the path ``parts`` that the annotation file ``near`` gives, to be compared."""
+    own, folders = key.split("/"), near.split("/")[:-1]
+    exact = posixpath.normpath(posixpath.join(posixpath.dirname(near), *parts)) == key
+    same, mirrored = _common(own[::-1], parts[::-1]), _common(own[-2::-1], folders[::-1])  # a/1.xml and images/a/1.jpg
+    return exact, same, split is not None and split_of(key) == split, mirrored, _common(own[:-1], folders), -len(own)
 
 
 def _common(a, b):

@@ -1,16 +1,13 @@
-"""Values as annotations have them: splits in the names of folders and files, numbers, sizes, points, class names."""
+"""Values as annotations have them: splits in the names of folders and files, numbers, sizes, boxes, class names."""
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-_SPLITS = {
-    "train": ("train", "training", "trainset"),
-    "val": ("val", "valid", "validation", "dev", "valset"),
-    "test": ("test", "testing", "testset"),
-}
-_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+_SPLIT_OF = {"train": "train", "training": "train", "trainset": "train"}
+_SPLIT_OF |= dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val")
+_SPLIT_OF |= dict.fromkeys(("test", "testing", "testset"), "test")
 # words that may stand beside the split in a folder's name: my_train_station is not a split, images_train is
 _BESIDE = "image images img imgs label labels annotation annotations ann data set split xml json jpg coco yolo voc"
 
@@ -23,12 +20,12 @@ def split_of(path: str, is_file: bool = False) -> str | None:
     return next((s for s in (_split_word(f, strict=True) for f in reversed(folders)) if s), None)
 
 
-def _split_word(word, strict):
-    tokens = [t for t in re.split(r"[^a-z]+", word.lower()) if t]
-    found = {_SPLIT_OF[t] for t in tokens if t in _SPLIT_OF}
-    if len(found) != 1 or (strict and any(t not in _SPLIT_OF and t not in _BESIDE.split() for t in tokens)):
-        return None
-    return found.pop()
+def _split_word(word: str, strict: bool) -> str | None:
+    tokens = set(re.split(r"[^a-z]+", word.lower())) - {""}
+    found = {_SPLIT_OF[token] for token in tokens & _SPLIT_OF.keys()}
+    return (
+        found.pop() if len(found) == 1 and not (strict and tokens - _SPLIT_OF.keys() - set(_BESIDE.split())) else None
+    )
 
 
 def finite(values: Iterable[Any], count: int) -> list[float] | None:
@@ -40,16 +37,29 @@ def finite(values: Iterable[Any], count: int) -> list[float] | None:
     return numbers if len(numbers) == count and all(abs(v) < 1e12 for v in numbers) else None
 
 
+def four(get: Callable[[str], Any], keys: str) -> list[float] | None:
+    """The four finite numbers that ``get`` gives for ``keys``, such as ``"x y width height"``, or None."""
+    return finite(map(get, keys.split()), 4)
+
+
 def image_size(width: Any, height: Any) -> tuple[int, int] | None:
     """An annotated size, or None where it is missing or nonsense."""
     size = finite((width, height), 2)
     return (int(size[0]), int(size[1])) if size and min(size) >= 1 else None
 
 
-def bounds(points: Iterable[Any]) -> tuple[float, float, float, float]:
-    """``(x1, y1, x2, y2)`` around ``[(x, y), ...]``."""
-    xs, ys = zip(*points)
+def bounds(points: Any) -> tuple[float, float, float, float] | None:
+    """``(x1, y1, x2, y2)`` around the list ``[[x, y], ...]``; None if it is something else, or empty."""
+    pairs = [finite(p, 2) if isinstance(p, (list, tuple)) else None for p in points] if isinstance(points, list) else []
+    if not pairs or None in pairs:
+        return None
+    xs, ys = zip(*pairs)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def around(cx: float, cy: float, rx: float, ry: float) -> tuple[float, float, float, float]:
+    """``(x1, y1, x2, y2)`` of what reaches ``rx`` and ``ry`` from its centre."""
+    return cx - rx, cy - ry, cx + rx, cy + ry
 
 
 def class_name(value: Any) -> str:

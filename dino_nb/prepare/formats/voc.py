@@ -7,48 +7,44 @@ import posixpath
 from xml.etree.ElementTree import Element
 
 from dino_nb.prepare.formats.imagesets import image_sets
-from dino_nb.prepare.formats.source import Options, Source
-from dino_nb.prepare.formats.values import bounds, finite, image_size, split_of
-from dino_nb.prepare.formats.xml_file import parse, root_tag, text
+from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.formats.values import bounds, four, image_size, split_of
+from dino_nb.prepare.formats.xml_file import parse, text, with_root
 from dino_nb.prepare.table import Annotations, ImageRow
 
 
 def find(source: Source) -> list[str]:
     """Keys of the XML files whose root is ``annotation``."""
-    return [key for key in source.ending(".xml") if root_tag(source.head(key)[:4096]) == "annotation"]
+    return with_root(source, "annotation")
 
 
-def read(source: Source, files: list[str], options: Options) -> Annotations:
+def read(source: Source, files: list[str]) -> Annotations:
     """All ``files``, with the splits of ``ImageSets``, else of the folders."""
     sets = image_sets(source)
     images: list[ImageRow] = []
     seen, unlisted = set(), 0
     for key in source.each(files):
-        stem = posixpath.splitext(key)[0]
-        if sets and (listed := sets.find(stem)) is None:
+        listed = sets.find(posixpath.splitext(key)[0])
+        if sets and listed is None:
             unlisted += 1
             continue
-        image = _image(source, key, options.box_format or "xyxy")
-        if sets and listed:
-            seen.add(listed)
-        if image:
-            image.split = sets[listed] if sets and listed else split_of(key)
+        seen.add(listed)
+        if image := _image(source, key):
+            image.split = sets[listed] if listed else split_of(key)
             images.append(image)
     if unlisted:
         source.note(f"{unlisted:,} annotation files are in no list of ImageSets/Main and are left out.")
-    bare = sorted(set(sets) - seen)
+    bare = sorted(sets.keys() - seen)
     for stem in bare:  # an image without XML, as in a test set, has no objects that are known
-        file = source.find_image(stem, where="ImageSets/Main")
-        if file:
+        if file := source.find_image(stem, where="ImageSets/Main"):
             images.append(ImageRow(file, "ImageSets/Main", split=sets[stem]))
     if bare:
         source.note(f"{len(bare):,} images of ImageSets/Main have no XML and are taken as empty: {bare[0]}, ...")
     return Annotations(images)
 
 
-def _image(source: Source, key: str, layout: str) -> ImageRow | None:
-    parsed = parse(source, key)
-    if parsed is None:
+def _image(source: Source, key: str) -> ImageRow | None:
+    if (parsed := parse(source, key)) is None:
         return None
     root, lines = parsed
     stem = posixpath.splitext(posixpath.basename(key))[0]
@@ -58,21 +54,18 @@ def _image(source: Source, key: str, layout: str) -> ImageRow | None:
     if file is None:
         return None
     size = image_size(text(root, "size/width"), text(root, "size/height"))
-    image = ImageRow(file, key, size=size, layout=layout, source=key)
+    image = ImageRow(file, key, size=size, layout=source.box_format or "xyxy", source=key)
+    unnamed, wrong = "the object has no <name>.", "needs a <bndbox> of four numbers xmin, ymin, xmax, ymax"
     for entry in root.findall("object"):
-        where = f"{key}:{lines[entry]}"
-        name, wrong = text(entry, "name"), "a <bndbox> of four numbers xmin, ymin, xmax, ymax"
-        source.add_box(image, where, name, _corners(entry), "the object has no <name>.", wrong, "needs")
+        source.add_box(image, f"{key}:{lines[entry]}", text(entry, "name"), _corners(entry), unnamed, wrong)
     return image
 
 
 def _corners(entry: Element):
-    box = entry.find("bndbox")
+    box, polygon = entry.find("bndbox"), entry.find("polygon")
     if box is not None:
-        return finite([text(box, side) for side in ("xmin", "ymin", "xmax", "ymax")], 4)
-    polygon = entry.find("polygon")
+        return four(lambda side: text(box, side), "xmin ymin xmax ymax")
     if polygon is None or len(polygon) < 4:
         return None
     values = {child.tag: child.text for child in polygon}  # x1, y1, x2, y2, ...
-    points = [finite((values.get(f"x{i}"), values.get(f"y{i}")), 2) for i in range(1, len(values) // 2 + 1)]
-    return bounds(points) if all(points) else None
+    return bounds([(values.get(f"x{i}"), values.get(f"y{i}")) for i in range(1, len(values) // 2 + 1)])

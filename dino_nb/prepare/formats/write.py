@@ -6,15 +6,13 @@ The images themselves are put at ``image_path`` by the caller. The same input gi
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 from dino_nb.files import atomic_path, write_text
 
-_IMAGES = {"coco": "{split}2017", "voc": "JPEGImages", "yolo": "images/{split}"}
-_IMAGES |= dict.fromkeys(("labelme", "cvat"), "{split}")
 # what XML cannot hold, escaped or not
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -32,18 +30,13 @@ class Labelled(NamedTuple):
 
 def image_path(folder: Path, format: str, split: str, name: str) -> Path:
     """Where ``format`` keeps the image ``name`` of a split below ``folder``."""
-    return Path(folder) / _IMAGES[format].format(split=split) / name
+    place = {"coco": f"{split}2017", "voc": "JPEGImages", "yolo": f"images/{split}"}.get(format, split)
+    return Path(folder) / place / name
 
 
-def write(folder: Path, format: str, classes: Sequence[str], splits: Splits) -> Path:
-    """Write the labels below ``folder``; returns the folder."""
+def write(folder: Path, format: str, classes: Sequence[str], splits: Splits) -> None:
+    """Write the labels below ``folder``."""
     _WRITERS[format](Path(folder), classes, splits)
-    return Path(folder)
-
-
-def number(value: float) -> str:
-    """``value`` as a short decimal that reads back as the same float: ``12`` rather than ``12.0``."""
-    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def to_json(value: Any) -> str:
@@ -83,16 +76,15 @@ def _voc(folder, classes, splits):
     for split, images in splits.items():
         stems = [Path(image.name).stem for image in images]
         write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
-        for name, width, height, boxes in images:
+        for stem, (name, width, height, boxes) in zip(stems, images):
             lines = ["<annotation>", f"  <filename>{_xml(name)}</filename>"]
             lines += [f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>"]
             for label, *corners in boxes:
-                sides = zip(("xmin", "ymin", "xmax", "ymax"), map(number, corners))
-                corners = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+                sides = zip(("xmin", "ymin", "xmax", "ymax"), map(_number, corners))
                 lines += ["  <object>", f"    <name>{_xml(classes[label])}</name>", "    <difficult>0</difficult>"]
-                lines += [f"    <bndbox>{corners}</bndbox>", "  </object>"]
-            path = folder / "Annotations" / f"{Path(name).stem}.xml"
-            write_text(path, "\n".join([*lines, "</annotation>", ""]))
+                lines += [f"    <bndbox>{''.join(f'<{side}>{value}</{side}>' for side, value in sides)}</bndbox>"]
+                lines += ["  </object>"]
+            write_text(folder / "Annotations" / f"{stem}.xml", "\n".join([*lines, "</annotation>", ""]))
 
 
 def _yolo(folder, classes, splits):
@@ -100,13 +92,11 @@ def _yolo(folder, classes, splits):
     lines += [f"  {i}: {to_json(name)}" for i, name in enumerate(classes)]  # JSON is YAML
     write_text(folder / "data.yaml", "\n".join([*lines, ""]))
     for split, images in splits.items():
-        for name, width, height, boxes in images:
-            rows = [
-                f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} "
-                f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}\n"
-                for label, x1, y1, x2, y2 in boxes
-            ]
-            write_text(folder / "labels" / split / f"{Path(name).stem}.txt", "".join(rows))
+        for name, w, h, boxes in images:
+            rows = [(label, (x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+                    for label, x1, y1, x2, y2 in boxes]  # fmt: skip
+            text = "".join("{} {:.8f} {:.8f} {:.8f} {:.8f}\n".format(*row) for row in rows)
+            write_text(folder / "labels" / split / f"{Path(name).stem}.txt", text)
 
 
 def _labelme(folder, classes, splits):
@@ -128,20 +118,24 @@ def _cvat(folder, classes, splits):
         lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations><version>1.1</version>"]
         lines.append(f"<meta><task><labels>{labels}</labels></task></meta>")
         for i, (name, width, height, boxes) in enumerate(images):
-            lines.append(f'<image id="{i}" name={_quoted(name)} subset="{split}" width="{width}" height="{height}">')
+            lines.append(
+                f'<image id="{i}" name={_xml(name, quoteattr)} subset="{split}" width="{width}" height="{height}">'
+            )
             for label, *corners in boxes:
-                sides = " ".join(f'{k}="{number(v)}"' for k, v in zip(("xtl", "ytl", "xbr", "ybr"), corners))
-                lines.append(f'<box label={_quoted(classes[label])} occluded="0" source="manual" {sides} z_order="0"/>')
+                sides = " ".join(f'{k}="{_number(v)}"' for k, v in zip(("xtl", "ytl", "xbr", "ybr"), corners))
+                name = _xml(classes[label], quoteattr)
+                lines.append(f'<box label={name} occluded="0" source="manual" {sides} z_order="0"/>')
             lines.append("</image>")
         write_text(folder / f"{split}.xml", "\n".join([*lines, "</annotations>", ""]))
 
 
-def _xml(text: str) -> str:
-    return escape(_NOT_XML.sub("_", text))
+def _xml(text: str, how: Callable[[str], str] = escape) -> str:
+    return how(_NOT_XML.sub("_", text))
 
 
-def _quoted(text: str) -> str:
-    return quoteattr(_NOT_XML.sub("_", text))
+def _number(value: float) -> str:
+    """A short decimal that reads back as the same float: ``12`` rather than ``12.0``."""
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 _WRITERS = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme, "cvat": _cvat}

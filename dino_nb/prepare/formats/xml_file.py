@@ -1,5 +1,6 @@
 """XML with line numbers, entities refused (defusedxml): an annotation file is somebody else's."""
 
+import contextlib
 import re
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -11,30 +12,35 @@ from dino_nb.prepare.formats.source import Source
 
 
 class _Lined(TreeBuilder):
-    """Builds elements and notes in ``lines`` the line on which each begins."""
+    """Builds elements and notes in ``lines`` the line, from 1, on which each begins."""
 
-    def __init__(self):
+    def __init__(self, data: bytes) -> None:
         super().__init__()
-        self.lines, self.parser = {}, None
+        self.lines: dict[Element, int] = {}
+        parser = DefusedXMLParser(target=self)
+        self.expat = parser.parser
+        parser.feed(data)
+        self.root = parser.close()
 
     def start(self, tag, attributes):
         element = super().start(tag, attributes)
-        self.lines[element] = self.parser.CurrentLineNumber
+        self.lines[element] = self.expat.CurrentLineNumber
         return element
 
 
 def parse(source: Source, key: str) -> tuple[Element, dict[Element, int]] | None:
     """``(root, lines)`` with ``lines[element]`` its line from 1; None after counting a fault."""
     try:
-        return _parsed(source.paths[key].read_bytes())
+        built = _Lined(source.paths[key].read_bytes())
+        return built.root, built.lines
     except OSError as error:
         source.fault(key, explain(error))
     except ParseError as error:
         if "invalid token" in str(error) and (text := source.text(key)):  # Windows-1252 that claims to be UTF-8
-            try:
-                return _parsed(re.sub(r"^\ufeff?\s*<\?xml.*?\?>", lambda m: "\n" * m[0].count("\n"), text).encode())
-            except (ParseError, DefusedXmlException, ValueError):
-                pass
+            plain = re.sub(r"^\ufeff?\s*<\?xml.*?\?>", lambda m: "\n" * m[0].count("\n"), text)
+            with contextlib.suppress(ParseError, DefusedXmlException, ValueError):
+                built = _Lined(plain.encode())
+                return built.root, built.lines
         line, column = error.position
         reason = str(error).split(":")[0]
         source.fault(f"{key}:{line}", f"column {column + 1}: not correct XML ({reason}).")
@@ -46,25 +52,15 @@ def parse(source: Source, key: str) -> tuple[Element, dict[Element, int]] | None
     return None
 
 
-def _parsed(data):
-    builder = _Lined()
-    parser = DefusedXMLParser(target=builder)
-    builder.parser = parser.parser
-    parser.feed(data)
-    return parser.close(), builder.lines
+def with_root(source: Source, tag: str) -> list[str]:
+    """Keys of the XML files whose first element is ``tag``, comments and declarations aside."""
 
+    def first(key: str) -> str:
+        head = re.sub(r"<!--.*?(-->|$)", "", source.head(key)[:4096], flags=re.S)
+        found = re.search(r"<([^\s<>/?!]+)", head)
+        return found[1] if found else ""
 
-def root_tag(head: str) -> str:
-    """The name of the first element in the beginning of a file, or an empty string."""
-    at = head.find("<")
-    while at >= 0:
-        if head.startswith("<!--", at):
-            at = head.find("-->", at)
-        elif not head.startswith(("<?", "<!"), at):
-            name = re.match(r"<([^\s<>/]+)", head[at : at + 200])
-            return name[1] if name else ""
-        at = head.find("<", at + 1) if at >= 0 else -1
-    return ""
+    return [key for key in source.ending(".xml") if first(key) == tag]
 
 
 def text(element: Element, path: str) -> str:

@@ -2,20 +2,21 @@
 
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 from dino_nb.errors import UserError, printable
-from dino_nb.prepare.formats.source import Options, Source
-from dino_nb.prepare.formats.values import bounds, class_name, finite, split_of
+from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.formats.values import around, bounds, class_name, finite, split_of
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 
 _ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*(\n|$)")
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "names.txt")
 _IMAGE_FOLDERS = ("images", "imgs", "img", "jpegimages", "obj_train_data")
+_YAML = (".yaml", ".yml")
 _LOOK_AT = 40  # label files that are looked at to tell the format
 _LONGEST_YAML = 1_000_000  # characters; YAML is read slowly
 _SLACK = 0.02  # beyond 0..1 that rounding excuses in a box
@@ -24,7 +25,7 @@ _FAR = 1.0  # beyond 0..1 that a polygon or an oriented box may reach over the b
 
 def find(source: Source) -> list[str]:
     """Keys of the label files and of the data.yaml, if there are any that look like it."""
-    named = [key for key in source.ending(".yaml", ".yml") if re.search(r"^names\s*:", source.head(key), re.M)]
+    named = [key for key in source.ending(*_YAML) if re.search(r"^names\s*:", source.head(key), re.M)]
     labels = [key for key in source.ending(".txt") if posixpath.basename(key).lower() not in _NAME_FILES]
     filled = islice((head for key in labels if (head := source.head(key))), _LOOK_AT)
     if any(_ROW.match(head) for head in filled):
@@ -32,20 +33,21 @@ def find(source: Source) -> list[str]:
     return named if named and source.images else []
 
 
-def read(source: Source, files: list[str], options: Options) -> Annotations:
+def read(source: Source, files: list[str]) -> Annotations:
     """All images: one without a label file is background."""
-    yamls = [key for key in files if key.lower().endswith((".yaml", ".yml"))]
-    yaml, settings = _settings(source, yamls)
-    names = list(options.class_names or ()) or _names(source, yaml, settings)
+    yaml, settings = _settings(source, [key for key in files if key.lower().endswith(_YAML)])
+    names = list(source.class_names) or _names(source, yaml, settings)
     folders = _split_folders(source, settings, yaml)
     keys = [key for key in files if key.lower().endswith(".txt")]
     labels = {key.lower(): key for key in keys} | {key: key for key in keys}
-    by_stem: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        by_stem.setdefault(_stem(key), []).append(key)
+        by_stem[_stem(key)].append(key)
     images, used, left = [], set(), Counter[str]()
     for file in source.each(source.images):
-        split, label = _split(file, folders), _label_of(file, labels, by_stem)
+        above = (parent.as_posix() for parent in PurePosixPath(file).parents)
+        listed = next((folders[key] for key in (file, *above) if key in folders), None)
+        split, label = listed if folders else split_of(file), _label_of(file, labels, by_stem)
         if folders and split is None:
             left[f"images are in no folder that {yaml} names and are left out."] += 1
             continue
@@ -56,25 +58,19 @@ def read(source: Source, files: list[str], options: Options) -> Annotations:
         if label:
             used.add(label)
             image.boxes = list(_boxes(source, label, names, "kpt_shape" in settings, image))
-        left["images have no label file: taken as background."] += label is None
+        else:
+            left["images have no label file: taken as background."] += 1
         images.append(image)
-    _tell_unused(source, sorted(set(keys) - used), used, left)
-    for what, count in left.items():
-        if count:
-            source.note(f"{count:,} {what}")
-    return Annotations(images, dict(zip(names, range(len(names)))))
-
-
-def _tell_unused(source: Source, keys: list[str], used: set[str], left: Counter[str]) -> None:
-    """Label files that no image took: a fault if there is no image of their name."""
-    taken = {split_of(key) for key in used} | {None}
-    stems = {_stem(file) for file in source.images}
-    for key in keys:
+    taken, stems = {None, *map(split_of, used)}, set(map(_stem, source.images))
+    for key in sorted(set(keys) - used):
         if split_of(key) in taken and _ROW.match(source.head(key)):
             if _stem(key) in stems:
                 left["label files are second ones of their image, or of images left out, and are not read."] += 1
             else:
                 source.fault(key, "there is no image of this name for the label file.")
+    for what, count in left.items():
+        source.note(f"{count:,} {what}")
+    return Annotations(images, dict(zip(names, range(len(names)))))
 
 
 def _stem(key: str) -> str:
@@ -123,9 +119,7 @@ def _names(source: Source, yaml: str, settings: dict[str, Any]) -> list[str]:
                 "data.yaml with 'names' into the source, or say --classes NAME,NAME,... in the order of the numbers."
             )
         where = found[0]
-        names = [line.strip() for line in (source.text(where) or "").splitlines()]
-        while names and not names[-1]:
-            names.pop()
+        names = [line.strip() for line in (source.text(where) or "").rstrip().splitlines()]
     names = [class_name(name) for name in names] if isinstance(names, list) else []
     if not names or not all(names) or len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -138,53 +132,46 @@ def _split_folders(source: Source, settings: dict[str, Any], yaml: str) -> dict[
     """``{folder or image key: split}`` as the YAML says; empty where it names none that exist."""
     folders: dict[str, str] = {}
     base = settings.get("path")
-    for word in ("train", "val", "valid", "test"):
-        entries = settings.get(word)
-        for entry in entries if isinstance(entries, list) else [entries]:
-            if not isinstance(entry, str) or not entry.strip():
-                continue
-            split, shown = "val" if word == "valid" else word, printable(entry)
-            found = _inside(source, [posixpath.dirname(yaml), base if isinstance(base, str) else "", entry])
-            if found is None:
-                source.note(f"{yaml}: {word}: {shown} is not in the source; folder names tell the splits.")
-                return {}
-            both = [key for key in found if folders.get(key, split) != split]
-            if both and (len(found) == 1 or len(both) == len(found)):
-                source.note(f"{yaml} names the same images for {folders[both[0]]} and {split}: divided here.")
-                return {}
-            if both:
-                source.note(
-                    f"{yaml} names {len(both):,} images for {folders[both[0]]} and {split}; {split} keeps them."
-                )
-            folders |= dict.fromkeys(found, split)
+    start = [posixpath.dirname(yaml), base if isinstance(base, str) else ""]
+    entries = [(word, settings.get(word)) for word in ("train", "val", "valid", "test")]
+    for word, entry in ((word, e) for word, some in entries for e in (some if isinstance(some, list) else [some])):
+        if not isinstance(entry, str) or not entry.strip():
+            continue
+        split, found = "val" if word == "valid" else word, _inside(source, start, entry)
+        if found is None:
+            source.note(f"{yaml}: {word}: {printable(entry)} is not in the source; folder names tell the splits.")
+            return {}
+        both = [key for key in found if folders.get(key, split) != split]
+        if both and len(both) == len(found):
+            source.note(f"{yaml} names the same images for {folders[both[0]]} and {split}: divided here.")
+            return {}
+        if both:
+            source.note(f"{yaml} names {len(both):,} images for {folders[both[0]]} and {split}; {split} keeps them.")
+        folders |= dict.fromkeys(found, split)
     return folders
 
 
-def _inside(source: Source, path: list[str]) -> list[str] | None:
+def _inside(source: Source, start: list[str], entry: str) -> list[str] | None:
     """Keys for a path of a YAML (its folder, its ``path``, the entry), which may be relative to somewhere else: the
     longest ending that is here."""
+
+    def parts(path: str) -> list[str]:
+        return [p for p in path.replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
+
     above = {parent.as_posix() for key in source.images for parent in PurePosixPath(key).parents}
     folders = {folder.lower(): folder for folder in above}
     files = {key.lower(): key for key in source.ending(".txt")}
-    parts = [p for part in path for p in part.replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
-    own = [p for p in path[-1].replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
-    for tried in [parts[i:] for i in range(len(parts) - len(own) + 1)] + [own[i:] for i in range(len(own) + 1)]:
+    own = parts(entry)
+    whole = [*parts(start[0]), *parts(start[1]), *own]
+    for tried in (whole[i:] for i in range(len(whole) + 1)):
         key = "/".join(tried).lower() or "."
         if key in folders and (tried or not own):
             return [folders[key]]
         if key in files:
-            lines = (source.text(files[key]) or "").splitlines()
-            places = ((i, line.strip()) for i, line in enumerate(lines, 1) if line.strip())
-            found = (source.find_image(line, where=f"{files[key]}:{i}") for i, line in places)
+            lines = enumerate((source.text(files[key]) or "").splitlines(), 1)
+            found = (source.find_image(line.strip(), where=f"{files[key]}:{i}") for i, line in lines if line.strip())
             return [image for image in found if image]
     return None
-
-
-def _split(image: str, folders: dict[str, str]) -> str | None:
-    if not folders:
-        return split_of(image)
-    above = (parent.as_posix() for parent in PurePosixPath(image).parents)
-    return next((folders[key] for key in (image, *above) if key in folders), None)
 
 
 def _label_of(image: str, labels: dict[str, str], by_stem: dict[str, list[str]]) -> str | None:
@@ -196,8 +183,7 @@ def _label_of(image: str, labels: dict[str, str], by_stem: dict[str, list[str]])
     for key in (spelt for path in (*tries, stem) for spelt in (f"{path}.txt", f"{path}.txt".lower())):
         if key in labels:
             return labels[key]
-    split = split_of(image)
-    found = [key for key in by_stem.get(parts[-1].lower(), ()) if split_of(key) == split]
+    found = [key for key in by_stem.get(parts[-1].lower(), ()) if split_of(key) == split_of(image)]
     found = [key for key in found if "runs" not in key.lower().split("/")[:-1]] or found
     return found[0] if len(found) == 1 else None
 
@@ -208,15 +194,14 @@ def _boxes(source: Source, key: str, names: list[str], keypoints: bool, image: I
         if not cells:
             continue
         row = finite(cells, len(cells))
-        if row is None:
-            text = printable(line.strip(), 60)
-            source.fault(where, f"a line is 'class cx cy w h' in numbers, not {text!r}.", image)
-            continue
-        label, *values = row
+        label, *values = row or (-1.0,)
         values = values[:4] if keypoints else values
         polygon = len(values) != 4
         slack = _FAR if polygon else _SLACK
-        if label != int(label) or not 0 <= label < len(names):
+        if row is None:
+            text = printable(line.strip(), 60)
+            source.fault(where, f"a line is 'class cx cy w h' in numbers, not {text!r}.", image)
+        elif label != int(label) or not 0 <= label < len(names):
             what = f"class {printable(cells[0], 20)} is not one of the {len(names)} classes, 0 to {len(names) - 1}."
             source.fault(where, what, image)
         elif polygon and (len(values) < 6 or len(values) % 2):
@@ -226,8 +211,8 @@ def _boxes(source: Source, key: str, names: list[str], keypoints: bool, image: I
         elif min(values) < -slack or max(values) > 1 + slack:
             worst = max(values, key=lambda v: abs(v - 0.5))
             source.fault(where, f"{worst:g} is not a fraction 0..1 of the image (pixels?).", image)
-        elif polygon:
-            yield BoxRow(names[int(label)], *bounds(zip(values[::2], values[1::2])), where)
         else:
-            cx, cy, w, h = values
-            yield BoxRow(names[int(label)], cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, where)
+            cx, cy, w, h = values[:4]
+            corners: Any = bounds(list(zip(values[::2], values[1::2]))) if polygon else around(cx, cy, w / 2, h / 2)
+            x1, y1, x2, y2 = corners
+            yield BoxRow(names[int(label)], x1, y1, x2, y2, where)
