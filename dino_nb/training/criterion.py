@@ -65,19 +65,19 @@ class Criterion:
             for layer in matches
             for i, (src, tgt) in enumerate(layer)
         ]
+        index = torch.cat(pairs, 1).to(labels.device, non_blocking=True)  # of all layers in one copy
         counts = [sum(len(src) for src, _ in layer) for layer in matches]
-        indices = torch.cat(pairs, 1).to(labels.device, non_blocking=True).split(counts, 1)  # of all layers in one copy
-        terms = [(suffix, layer, index, num_boxes) for (suffix, layer), index in zip(layers.items(), indices)]
+        matched = (x.split(counts, -1) for x in (index[:2], labels[index[2]]))
+        terms = list(zip(layers, layers.values(), *matched, boxes[index[2]].split(counts), itertools.repeat(num_boxes)))
 
         losses: dict[str, Tensor] = {}
         suffixes = ["_dn", *(f"_dn_{i}" for i in range(len(outputs.get("aux_outputs", []))))]
         if noisy := outputs.get("dn_outputs"):
             index = self._copies(noisy["queries"], firsts, labels.device)
-            divisor = num_boxes * noisy["queries"].num_dn_groups
-            terms += [(s, layer, index, divisor) for s, layer in zip(suffixes, [noisy, *noisy["aux_outputs"]])]
-        for suffix, layer, index, divisor in terms:
-            found = self.loss_labels(layer, index, labels, boxes, divisor)
-            found |= self.loss_boxes(layer, index, boxes, divisor)
+            same = index[:2], labels[index[2]], boxes[index[2]], num_boxes * noisy["queries"].num_dn_groups
+            terms += [(s, layer, *same) for s, layer in zip(suffixes, [noisy, *noisy["aux_outputs"]])]
+        for suffix, layer, *of_layer in terms:
+            found = self.loss_labels(layer, *of_layer) | self.loss_boxes(layer, *of_layer)
             losses |= {name + suffix: loss for name, loss in found.items()}
         if not noisy:
             # The same names in every step: averages over steps and processes stay comparable.
@@ -88,28 +88,32 @@ class Criterion:
     def loss_labels(
         self, layer: dict, index: Tensor, labels: Tensor, boxes: Tensor, num_boxes: float
     ) -> dict[str, Tensor]:
-        """Focal loss (arXiv 1708.02002, eq. 5) of all queries and classes. ``index``: see ``loss_boxes``."""
-        batch_idx, src_idx, tgt_idx = index
+        """Focal loss (arXiv 1708.02002, eq. 5) of all queries and classes.
+
+        ``index (2, P)``: image and query of each matched pair; ``labels (P,)``, ``boxes (P, 4)``: of its object.
+        """
+        batch_idx, src_idx = index
         alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
         logits = at_least_float32(layer["pred_logits"])  # (B, Q, C)
         target = torch.zeros_like(logits)
-        target[batch_idx, src_idx, labels[tgt_idx]] = 1
+        target[batch_idx, src_idx, labels] = 1
         if self.config.iou_target:  # varifocal: the better a box fits, the higher its score is to be
-            iou = _iou(*(cxcywh_to_xyxy(b) for b in (layer["pred_boxes"][batch_idx, src_idx], boxes[tgt_idx])))
+            iou = _iou(*(cxcywh_to_xyxy(b) for b in (layer["pred_boxes"][batch_idx, src_idx], boxes)))
             weight = (1 - alpha) * logits.detach().sigmoid() ** gamma * (1 - target)
-            target[batch_idx, src_idx, labels[tgt_idx]] = iou.detach().to(target.dtype)
+            target[batch_idx, src_idx, labels] = iou.detach().to(target.dtype)
             loss = binary_cross_entropy_with_logits(logits, target, weight + target, reduction="sum")
         else:
             loss = sigmoid_focal_loss(logits, target, alpha, gamma).sum()
         return {"loss_ce": loss / num_boxes}
 
-    def loss_boxes(self, layer: dict, index: Tensor, boxes: Tensor, num_boxes: float) -> dict[str, Tensor]:
-        """L1 and GIoU of the matched queries. ``index (3, P)``: image, query and object of each pair."""
-        batch_idx, src_idx, tgt_idx = index
-        src_boxes = layer["pred_boxes"][batch_idx, src_idx]  # (P, 4) cxcywh
-        tgt_boxes = boxes[tgt_idx].to(src_boxes.dtype)  # (P, 4)
-        giou = generalized_iou(cxcywh_to_xyxy(src_boxes), cxcywh_to_xyxy(tgt_boxes))  # (P,)
-        return {"loss_bbox": (src_boxes - tgt_boxes).abs().sum() / num_boxes, "loss_giou": (1 - giou).sum() / num_boxes}
+    def loss_boxes(
+        self, layer: dict, index: Tensor, labels: Tensor, boxes: Tensor, num_boxes: float
+    ) -> dict[str, Tensor]:
+        """L1 and GIoU of the matched queries; arguments as in ``loss_labels``."""
+        src_boxes = layer["pred_boxes"][index[0], index[1]]  # (P, 4) cxcywh
+        boxes = boxes.to(src_boxes.dtype)
+        giou = generalized_iou(cxcywh_to_xyxy(src_boxes), cxcywh_to_xyxy(boxes))  # (P,)
+        return {"loss_bbox": (src_boxes - boxes).abs().sum() / num_boxes, "loss_giou": (1 - giou).sum() / num_boxes}
 
     @staticmethod
     def _copies(queries: DenoisingQueries, firsts: list[int], device: torch.device) -> Tensor:

@@ -20,10 +20,10 @@ from dino_nb.training.precision import Precision, to_float32
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 # What is recomputed in the backward pass instead of kept, from the fastest to the leanest.
-LEVELS = {
-    "none": {"backbone": False, "encoder": False, "decoder": False},
-    "transformer": {"backbone": False, "encoder": True, "decoder": True},
-    "all": {"backbone": True, "encoder": True, "decoder": True},
+LEVELS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "transformer": ("encoder", "decoder"),
+    "all": ("backbone", "encoder", "decoder"),
 }
 
 
@@ -94,7 +94,7 @@ def plan_memory(
 
 def set_grad_checkpointing(model: DINO, level: str) -> None:
     """Switch gradient checkpointing of ``model``'s parts to ``level`` (a key of ``LEVELS``)."""
-    model.set_grad_checkpointing(**LEVELS[level])
+    model.set_grad_checkpointing(**{part: part in LEVELS[level] for part in LEVELS["all"]})
 
 
 def accumulate_gradients(

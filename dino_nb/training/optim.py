@@ -81,12 +81,6 @@ def rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     return warm
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give every group its own rate times ``factor``."""
-    for group in optimizer.param_groups:
-        group["lr"] = factor * group["initial_lr"]
-
-
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale the gradients to at most ``max_norm`` (0: leave them) and return their norm before, a 0-d tensor."""
     return nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)

@@ -147,8 +147,9 @@ def make_run(
 
 
 def compile_parts(model: DINO, device: torch.device) -> None:
-    """Compile what is the same in every step, for images of any size; queries, matching and losses stay as they are.
+    """Compile the layers of encoder and decoder, which are the same in every step, for images of any size.
 
+    The backbone stays as it is: with symbolic sizes its convolutions take the compiler longer than a run on few images.
     Raises ``UserError`` where ``torch.compile`` does not work.
     """
     try:
@@ -158,8 +159,8 @@ def compile_parts(model: DINO, device: torch.device) -> None:
             f"compile=True cannot work here ({str(error).strip().splitlines()[0][:200]}). It needs a C++ compiler, and "
             "on a GPU Triton: leave it out."
         ) from error
-    for part in (model.backbone, *model.encoder.layers, *model.decoder.layers):
-        part.compile(dynamic=True, backend=_COMPILER)
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        layer.compile(dynamic=True, backend=_COMPILER)
 
 
 def _shared_classes(source: DINO, train_set: CocoDataset) -> dict[int, int]:

@@ -28,7 +28,7 @@ from dino_nb.evaluation.stream import write_results
 from dino_nb.printer import counted
 from dino_nb.training.criterion import count_boxes
 from dino_nb.training.memory import accumulate_gradients, is_out_of_memory, release, set_grad_checkpointing
-from dino_nb.training.optim import clip_gradients, rate_factor, set_learning_rate
+from dino_nb.training.optim import clip_gradients, rate_factor
 from dino_nb.training.progress import CURVES, LOG
 from dino_nb.training.recipe import LENGTH, calm_from, fit_into
 from dino_nb.training.run import Run
@@ -90,7 +90,9 @@ def train_one_epoch(run: Run) -> str | None:
 def train_step(run: Run, images: list[Tensor], targets: list[dict]) -> dict[str, float]:
     """One optimiser step on an effective batch; returns the loss, its terms and the norm of the gradient."""
     seed_everything(run.config.seed, run.step, distributed.rank())
-    set_learning_rate(run.optimizer, rate_factor(run.config, run.step, len(run.sampler)))
+    factor = rate_factor(run.config, run.step, len(run.sampler))
+    for group in run.optimizer.param_groups:
+        group["lr"] = factor * group["initial_lr"]
     images = [normalize(image.to(run.device, non_blocking=True)) for image in images]
     learned = [{k: t[k].to(run.device, non_blocking=True) for k in ("labels", "boxes")} for t in targets]
     losses, parts = gradients_within_memory(run, images, learned)
