@@ -229,7 +229,8 @@ def report_on(run: Run, cocodir: str | Path, checkpoint: Path) -> tuple[EvalResu
     """Score the best checkpoint once more, as anybody would, write report and comparison with the start, and store the
     thresholds of the highest F1 in the checkpoint. ``(None, None)`` where a signal ends that."""
     folder, before = run.output_dir / "evaluation", run.output_dir / _BEFORE
-    options: dict[str, Any] = {"device": run.device, "amp": run.validation.amp, "check": False, "progress": False}
+    amp = "fp16" if run.validation.amp else "fp32"
+    options: dict[str, Any] = {"device": run.device, "amp": amp, "check": False, "progress": False}
     split, comparison = run.config.eval_split, None
     try:
         with run.stop.at_once():
