@@ -20,7 +20,7 @@ import torch
 from dino_nb import distributed
 from dino_nb.checkpoints.checkpoint import store_thresholds
 from dino_nb.checkpoints.load import as_model
-from dino_nb.cli.parser import add_options, add_unused
+from dino_nb.cli.parser import AMP, AMP_HELP, add_options, add_unused
 from dino_nb.cli.published import apply_options, check_architecture
 from dino_nb.errors import UserError
 from dino_nb.evaluation.coco import LIBRARIES
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output_dir", default="logs/DINO/eval", help="results.json and the reports go here")
     parser.add_argument("--batch_size", type=int, default=1, help="published numbers are those of 1")
     parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
-    parser.add_argument("--amp", action="store_true", help="half precision, on a GPU")
+    parser.add_argument("--amp", nargs="?", const="fp16", choices=AMP, default="auto", help=AMP_HELP)
     parser.add_argument("--num_workers", type=int, help="processes that read images")
     parser.add_argument(
         "--input_size",
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         device = args.device or device
         if args.compare_precision and str(device) == "cpu":
             raise UserError("--compare_precision needs a GPU: a CPU computes in float32 alone.")
-        folder, amp = Path(args.output_dir), args.amp and not args.compare_precision
+        folder, amp = Path(args.output_dir), "fp32" if args.compare_precision else args.amp
         result = _evaluate(args, cocodir, checkpoint, device, folder, amp)
         distributed.print_main(result)
         if args.save_labels and distributed.is_main() and not result.analysis.label_errors:
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"correct the labels in {labels}, then: dino-nb convert {labels} COCODIR")
         other: str | EvalResult | None = None
         if args.compare_precision:
-            other, result = result, _evaluate(args, cocodir, checkpoint, device, folder / "half_precision", True)
+            other, result = result, _evaluate(args, cocodir, checkpoint, device, folder / "half_precision", "fp16")
         elif args.against and saved_results(args.against):
             other = args.against
         elif args.against:
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    args: argparse.Namespace, cocodir: str, checkpoint: str, device: str | torch.device, folder: Path, amp: bool
+    args: argparse.Namespace, cocodir: str, checkpoint: str, device: str | torch.device, folder: Path, amp: str
 ) -> EvalResult:
     if not distributed.is_main():
         distributed.barrier()  # the main process fetches the checkpoint, the others find it fetched

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from dino_nb.errors import did_you_mean
 
+AMP = ("auto", "fp16", "fp32")
+AMP_HELP = "precision on a GPU (default: half precision if it agrees with float32 on the first images)"
 KEY_VALUE = "KEY=VALUE"  # the metavar of options that take several, up to the first argument without "="
 
 

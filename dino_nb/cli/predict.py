@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from dino_nb.cli.parser import AMP, AMP_HELP
 from dino_nb.errors import UserError
 from dino_nb.inference.detector import load
 from dino_nb.inference.output import LABEL_FORMATS, OutputFolder, save_labels
@@ -34,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
     parser.add_argument("--batch_size", type=int, default=1, help="images at a time (default: %(default)s)")
     parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
-    parser.add_argument(
-        "--amp", nargs="?", const="fp16", choices=("fp16", "fp32"), default="fp32", help="half precision on a GPU"
-    )
+    parser.add_argument("--amp", nargs="?", const="fp16", choices=AMP, default="auto", help=AMP_HELP)
     parser.add_argument("--slice_size", type=int, metavar="PIXELS", help="look at squares of large images, too")
     parser.add_argument(
         "--scales", nargs="+", type=float, default=[1.0], metavar="FACTOR", help="look at several sizes, as 0.75 1 1.25"
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     files = [str(source) for source in leaves(args.source)]
     detector = load(args.checkpoint, args.device)
     options = {name: getattr(args, name) for name in ("threshold", "batch_size", "max_detections", "classes")}
-    options |= {"slice_size": args.slice_size, "amp": args.amp == "fp16"}
+    options |= {"slice_size": args.slice_size, "amp": args.amp}
     looks = {"scales": args.scales, "flip": args.flip, "nms": args.nms}  # of images; videos would take too long
     labels = Path(args.output_dir) / "labels"
     if args.save_labels:

@@ -32,7 +32,7 @@ def collect_predictions(
     *,
     match: ClassMatch | None = None,
     batch_size: int = 1,
-    amp: bool = False,
+    amp: bool | torch.dtype = False,
     num_workers: int | None = None,
     progress: bool = True,
     stream: Stream | None = None,
@@ -47,7 +47,7 @@ def collect_predictions(
         match: which output is which category. Default: by the model's names and ids.
         batch_size: images per forward pass. Images of unequal size are padded to the largest, which changes
             scores a little: published numbers are those of 1.
-        amp: half precision, on a GPU; ignored on a CPU.
+        amp: as in ``dino_nb.models.infer``.
         num_workers: processes that read images. Default: 0 on a CPU, else up to 2.
         stream: keeps the results of each image on disk as they come; what it has already is not computed again.
         seconds: ``{step: 0.0}`` of ``STEPS``, to which the time that each took is added. Workers read and transform in
@@ -131,7 +131,7 @@ def to_rows(
         if not (boxes.isfinite().all() and scores.isfinite().all()):
             raise UserError(
                 f"the network's output for image {target['image_id']!r} is not finite: its weights are damaged, its "
-                "training diverged, or half precision overflows (then leave out amp)."
+                "training diverged, or half precision overflows (then amp='fp32')."
             )
         table = torch.cat([box_convert(boxes, "xyxy", "xywh"), scores[:, None], category[:, None]], 1)
         tables.append(table[category >= 0].double().numpy())

@@ -19,7 +19,7 @@ from dino_nb.checkpoints import zoo
 from dino_nb.checkpoints.load import as_model
 from dino_nb.data.classes import ClassMatch, match_classes
 from dino_nb.data.dataset import CocoDataset
-from dino_nb.data.transforms import EVAL_SIZE, eval_transform
+from dino_nb.data.transforms import EVAL_SIZE, eval_transform, normalize
 from dino_nb.errors import UserError
 from dino_nb.evaluation import report
 from dino_nb.evaluation.analysis import Analysis
@@ -29,6 +29,7 @@ from dino_nb.evaluation.labels import write_labels
 from dino_nb.evaluation.stream import Stream, fingerprint
 from dino_nb.evaluation.thresholds import Thresholds
 from dino_nb.inference.keywords import check_number
+from dino_nb.inference.precision import Amp, choose
 from dino_nb.prepare.check import check_dataset
 from dino_nb.printer import Block, Printed
 
@@ -121,7 +122,7 @@ def evaluate(
     device: str | torch.device | None = None,
     output_dir: str | Path | None = None,
     check: bool = True,
-    amp: bool = False,
+    amp: Amp = "auto",
     num_workers: int | None = None,
     input_size: tuple[int, int] | None = None,
     classes: str = "auto",
@@ -143,7 +144,8 @@ def evaluate(
         output_dir: folder for ``results.json`` (COCO results that pycocotools loads, with the data set's own ids),
             ``report.{txt,html,json}``, ``per_class.csv``, and labels to check. Default: nothing is written.
         check: refuse a data set with errors before starting.
-        amp: half precision, on a GPU.
+        amp: ``"auto"``: half precision on a GPU if it agrees with float32 on the first two images (how far is printed);
+            ``"fp16"``: half precision on a GPU; ``"fp32"``: the published arithmetic.
         num_workers: processes that read images; default: 0 on a CPU, else up to 2.
         input_size: (short side, limit of the long side) in pixels. Default: the model's own, 800 / 1333 if published.
         classes: ``auto``, ``name`` or ``id``: see ``dino_nb.data.classes.match_classes``.
@@ -182,7 +184,8 @@ def evaluate(
     ids = [dataset.image_id(i) for i in range(len(dataset))][:limit]
     if not ids:
         raise UserError(f"{dataset.annotation_file} lists no images to evaluate.")
-    computed = {"input_size": [short_side, long_side], "batch_size": batch_size, "amp": amp}
+    half = _precision(model, dataset, len(ids), amp)
+    computed = {"input_size": [short_side, long_side], "batch_size": batch_size, "amp": bool(half)}
     settings = {
         "checkpoint": str(name or (checkpoint if isinstance(checkpoint, (str, Path)) else type(checkpoint).__name__)),
         "device": str(next(model.parameters(), torch.empty(0)).device),
@@ -199,7 +202,7 @@ def evaluate(
         stream=stream,
         match=match,
         batch_size=batch_size,
-        amp=amp,
+        amp=half,
         num_workers=num_workers,
         progress=progress,
         seconds=seconds,
@@ -223,6 +226,15 @@ def _check(cocodir, split, progress):
     check_dataset(cocodir, splits=[split], images="header", progress=progress).raise_if_errors()
 
 
+def _precision(model: Any, dataset: CocoDataset, count: int, amp: Amp) -> torch.dtype | bool:
+    def images() -> list[torch.Tensor]:
+        first = next(model.parameters())
+        return [normalize(dataset[i][0].to(first.device)).to(first.dtype) for i in range(min(2, count))]
+
+    chosen = choose(model, images, amp, distributed.print_main)
+    return distributed.all_gather_objects(chosen)[0]  # the same for all processes
+
+
 def _published(name, dataset, settings, model, count):
     """The published AP of a zoo checkpoint on COCO's val2017, and what differs from the protocol; None for others."""
     item = zoo.find(Path(name).name) if isinstance(name, (str, Path)) else None
@@ -230,7 +242,7 @@ def _published(name, dataset, settings, model, count):
         return None
     differences = {
         f"batch size {settings['batch_size']} instead of 1": settings["batch_size"] != 1,
-        "half precision instead of float32": settings["amp"] and settings["device"] != "cpu",
+        "half precision instead of float32": settings["amp"],
         f"input size {settings['input_size']} instead of {[*EVAL_SIZE]}": settings["input_size"] != [*EVAL_SIZE],
         f"{model.config.num_select} detections per image": model.config.num_select != 300,
         f"{count:,} of 5,000 images": count != len(dataset),

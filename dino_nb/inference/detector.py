@@ -208,7 +208,7 @@ class Detector:
     def _precision(self, images: list[Image.Image], amp: Amp) -> torch.dtype | bool:
         """What ``infer`` takes as ``amp``; compared on ``images``, once for this detector, if that is to decide."""
         if amp not in self._amp:
-            self._amp[amp] = choose(self.model, self._inputs(images), amp)
+            self._amp[amp] = choose(self.model, lambda: self._inputs(images), amp)
         return self._amp[amp]
 
     def __repr__(self) -> str:

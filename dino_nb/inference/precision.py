@@ -1,5 +1,7 @@
 """Half precision by default on a GPU, once it agrees with float32 on the first images."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,16 +15,22 @@ _SEEN = 0.3  # detections of this score and more are compared
 _SCORE, _SHIFT = 0.05, 0.01  # largest differences: of scores; of boxes, as a share of the input's long side
 
 
-def choose(model: nn.Module, images: list[Tensor], amp: Amp = "auto") -> torch.dtype | bool:
-    """What ``infer`` takes as ``amp``: the type of half precision, or False for float32.
+def choose(
+    model: nn.Module, images: Callable[[], list[Tensor]], amp: Amp = "auto", say: Callable[[str], object] = print
+) -> torch.dtype | bool:
+    """What ``infer`` takes as ``amp``: the type of half precision on a GPU, or False for float32.
 
-    ``"auto"`` compares both on ``images``, prints the outcome, and takes half precision on a GPU if they agree.
+    ``"auto"`` compares both on the inputs that ``images()`` gives, says the outcome, and takes half precision if they
+    agree.
     """
-    half = half_type(images[0].device)
-    if amp != "auto" or half is None:
-        return half is not None and amp in (True, "fp16") and half
-    agrees, what = compare(model, images, half)
-    print(f"{what}: computing in {'half precision' if agrees else 'float32'} (amp='fp32' or 'fp16' chooses).")
+    check_amp(amp)
+    half = half_type(next(model.parameters(), torch.empty(0)).device)  # an exported model has its own
+    if half is None or amp in (False, "fp32"):
+        return False
+    if amp != "auto":
+        return half
+    agrees, what = compare(model, images(), half)
+    say(f"{what}: computing in {'half precision' if agrees else 'float32'} (amp='fp32' or 'fp16' chooses).")
     return agrees and half
 
 
@@ -44,16 +52,19 @@ def compare(model: nn.Module, images: list[Tensor], half: torch.dtype) -> tuple[
     within 0.05 and a box within 1 % of the input's long side.
     """
     differences = torch.zeros(2)  # of scores and of boxes
+    was_training = model.training
+    model.eval()
     for image in images:
         size = (image.shape[-2], image.shape[-1])
         want, got = (postprocess(infer(model, [image], amp), [size])[0] for amp in (False, half))
-        seen = want["scores"] >= min(_SEEN, want["scores"].max())
+        seen = want["scores"] >= want["scores"].max().clamp(max=_SEEN)
         for s, label, box in zip(*(want[key][seen] for key in ("scores", "labels", "boxes"))):
             scores = (got["scores"] - s).abs() + (got["labels"] != label)
             shifts = (got["boxes"] - box).abs().amax(1) / max(size)
             nearest = (scores / _SCORE + shifts / _SHIFT).argmin()
             found = torch.stack([scores[nearest], shifts[nearest]]).cpu()
             differences = torch.maximum(differences, found)  # not a number stays so
+    model.train(was_training)
     score, shift = differences.tolist()
     count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
     what = f"half precision on the first {count}: scores differ by {score:.4f}, boxes by {100 * shift:.3f} % at most"

@@ -30,6 +30,7 @@ class Coarse(torch.nn.Module):
     def __init__(self, shift, fall):
         super().__init__()
         self.shift, self.fall = shift, fall
+        self.weight = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, images):
         half = torch.is_autocast_enabled(images[0].device.type)
@@ -61,18 +62,30 @@ def test_auto_compares_on_the_first_image_and_says_so(detector, image, capsys, m
     detector.predict([image, image])
     said = capsys.readouterr().out
     assert said.count("half precision on the first 1 image") == 1 and "computing in half precision" in said
-    want = choose(detector.model, detector._inputs([image]), "fp16")
-    assert want == torch.bfloat16 and choose(detector.model, detector._inputs([image]), "fp32") is False
+    chosen = [choose(detector.model, list, amp) for amp in ("fp16", True, "fp32", False)]
+    assert chosen == [torch.bfloat16, torch.bfloat16, False, False]
     exact, half = detector.predict(image, amp="fp32"), detector.predict(image, amp="fp16")
     assert capsys.readouterr().out == "" and not torch.equal(exact.scores, half.scores)
 
 
 def test_auto_stays_with_float32_where_half_precision_differs(capsys, monkeypatch):
     monkeypatch.setattr(precision, "half_type", lambda device: torch.bfloat16)
-    assert choose(Coarse(0.02, 0.0), [torch.rand(3, 60, 100)]) is False
+    assert choose(Coarse(0.02, 0.0), lambda: [torch.rand(3, 60, 100)]) is False
     assert "boxes by 2.000 % at most: computing in float32" in capsys.readouterr().out
 
 
 def test_amp_of_another_name_is_refused(detector, image):
     with pytest.raises(UserError, match="amp must be 'auto', 'fp16'"):
         detector.predict(image, amp="half")
+
+
+def test_evaluate_compares_on_the_first_images_too(detector, sample_coco, capsys, monkeypatch):
+    monkeypatch.setattr(precision, "half_type", lambda device: torch.bfloat16)
+    options = {"check": False, "progress": False}
+    result = dino_nb.evaluate(sample_coco, detector, **options)
+    assert "half precision on the first 2 images" in capsys.readouterr().out and result.settings["amp"] is True
+    exact = dino_nb.evaluate(sample_coco, detector, amp="fp32", **options)
+    assert capsys.readouterr().out == "" and exact.settings["amp"] is False
+    assert abs(exact.metrics["AP"] - result.metrics["AP"]) < 0.05
+    with pytest.raises(UserError, match="amp must be 'auto', 'fp16'"):
+        dino_nb.evaluate(sample_coco, detector, amp="half", **options)
