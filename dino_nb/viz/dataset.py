@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from dino_nb import fonts
 from dino_nb.data.images import open_image
@@ -15,15 +14,17 @@ from dino_nb.prepare.check import read_splits
 from dino_nb.prepare.check_images import Folder, known_sizes, look_at_images
 from dino_nb.prepare.findings import Findings
 from dino_nb.prepare.layout import guess_layout, to_xywh
+from dino_nb.printer import counted
+from dino_nb.viz.judged import reduced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, FAINT, BAR = "#22303c", "#8a97a3", "#4c8bb8"
-COCO_AREAS = (32**2, 96**2)  # square pixels: where COCO's small and medium objects end
+INK, FAINT, BAR, LINES, REST = "#22303c", "#8a97a3", "#4c8bb8", "#e8ecef", "#c3ccd4"
+COCO_SIDES = (32, 96)  # pixels: where COCO's small and medium objects end, as square roots of their areas
 SHOWN_CLASSES = 20
 MOST_NAMED = 12  # boxes of one image
-_SIDE = 340  # pixels of an image on the contact sheet
+_COLUMNS, _SIDE = 6, 340  # images per row of the contact sheet, and the pixels of each
 
 
 def summary_figure(cocodir: str | Path, split: str = "train", *, images: int = 12, seed: int = 0) -> "Figure":
@@ -41,26 +42,28 @@ def summary_figure(cocodir: str | Path, split: str = "train", *, images: int = 1
     from matplotlib import pyplot as plt
 
     data = _read(cocodir, split)
+    names = [printable(name, 28) for name in data.categories.values()]
+    colors = class_colors(names)
+    paints = [colors[name] for name in names]
     boxes, sizes = _boxes(data)
+    usable = boxes[np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)]
     chosen = _choose(data, images, np.random.default_rng(seed))
-    columns = 6
-    rows = -(-len(chosen) // columns)
-    with plt.rc_context(
-        {"font.family": fonts.families(_names(data)), "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
-    ):
-        figure = plt.figure(figsize=(15, 7 + 2.35 * rows), layout="constrained", facecolor="white")
-        halves: Any = figure.subfigures(2, 1, height_ratios=(6.4, max(0.3, 2.35 * rows)))
-        top, bottom = halves
-        left, right = top.subfigures(1, 2, width_ratios=(1, 2))
-        _draw_classes(left.subplots(), data)
+    height = 2.35 * -(-len(chosen) // _COLUMNS)
+    style = {"font.family": fonts.families(names), "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
+    with plt.rc_context(style):
+        figure = plt.figure(figsize=(15, 7 + height), layout="constrained", facecolor="white")
+        halves: Any = figure.subfigures(2, 1, height_ratios=(6.4, max(0.3, height)))
+        left, right = halves[0].subfigures(1, 2, width_ratios=(1, 2))
+        _draw_classes(left.subplots(), np.bincount(data.category, minlength=len(names)), names, paints)
         (counts, areas), (shapes, extents) = right.subplots(2, 2)
-        _draw_counts(counts, data)
-        _draw_areas(areas, boxes)
-        _draw_shapes(shapes, boxes)
-        _draw_extents(extents, boxes, sizes, data)
-        _draw_sheet(bottom, data, boxes, chosen, rows, columns)
-        n = f"{len(data.image_ids):,} images, {len(data.rows):,} boxes, {len(set(data.category.tolist())):,} classes"
-        figure.suptitle(f"{data.name}: {n}", fontsize=14, fontweight="bold", x=0.008, ha="left")
+        _draw_counts(counts, np.bincount(data.image, minlength=len(data.image_ids)))
+        _draw_areas(areas, np.sqrt(usable[:, 2:].prod(1)))
+        _draw_shapes(shapes, np.log2(usable[:, 2] / usable[:, 3]))
+        _draw_extents(extents, boxes[:, 2:] / sizes, [paints[c] for c in data.category])
+        _draw_sheet(halves[1], data, boxes, chosen, names, paints)
+        parts = (len(data.image_ids), "image"), (len(data.rows), "box", "boxes")
+        told = ", ".join(counted(*part) for part in (*parts, (len(set(data.category.tolist())), "class", "classes")))
+        figure.suptitle(f"{data.name}: {told}", fontsize=14, fontweight="bold", x=0.008, ha="left")
         plt.close(figure)  # a notebook shows what a cell returns, and would show an open figure once more
     return figure
 
@@ -83,132 +86,105 @@ def _boxes(data):
     return to_xywh(data.boxes, sizes, *guess_layout(data.boxes, sizes)), sizes
 
 
-def _names(data):
-    return [printable(name, 28) for name in data.categories.values()]
-
-
-def _colors(data):
-    return class_colors(_names(data))
-
-
-def _usable(boxes):
-    return boxes[np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)]
-
-
-def _style(axes, title, x, y):
+def _style(axes, title, x, y, along="y"):
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#c3ccd4")
+    axes.spines[["left", "bottom"]].set_color(REST)
     axes.tick_params(colors=INK, length=3)
     axes.set_axisbelow(True)
+    axes.grid(axis=along, color=LINES)
 
 
-def _nothing(axes):
-    axes.text(0.5, 0.5, "no boxes", transform=axes.transAxes, ha="center", va="center", color=FAINT)
+def _histogram(axes, values, edges):
+    """Whether there is anything to draw."""
+    if len(values):
+        axes.hist(values, edges, color=BAR, edgecolor="white", linewidth=0.6)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    else:
+        _note(axes, 0.5, 0.5, "no boxes")
+    return len(values) > 0
 
 
-def _draw_classes(axes, data):
-    counts = np.bincount(data.category, minlength=len(data.categories))
-    names, colors = _names(data), _colors(data)
+def _note(axes, x, y, text, color=FAINT):
+    side = "left" if x < 0.1 else "right" if x > 0.9 else "center"
+    axes.text(x, y, text, transform=axes.transAxes, ha=side, va="top" if y > 0.9 else "center", color=color)
+
+
+def _draw_classes(axes, counts, names, paints):
     order = np.argsort(-counts, kind="stable")
     shown, rest = order[:SHOWN_CLASSES], order[SHOWN_CLASSES:]
-    labels = [names[i] for i in shown]
-    values = [int(counts[i]) for i in shown]
-    paints = [colors[names[i]] for i in shown]
-    if len(rest):
-        labels.append(f"{len(rest)} more classes")
-        values.append(int(counts[rest].sum()))
-        paints.append("#c3ccd4")
-    at = np.arange(len(labels))
-    axes.barh(at, values, color=paints, height=0.72)
+    bars = [(names[i], int(counts[i]), paints[i]) for i in shown]
+    bars += [(f"{len(rest)} more classes", int(counts[rest].sum()), REST)] if len(rest) else []
+    labels, values, colors = zip(*bars) if bars else ((), (), ())
+    at = np.arange(len(bars))
+    axes.barh(at, values, color=colors, height=0.72)
+    _style(axes, "Boxes of each class", "boxes", "", "x")
     axes.set_yticks(at, labels, parse_math=False)
-    axes.set_ylim(max(len(labels), 5) - 0.4, -0.6)
-    total = max(1, int(counts.sum()))
+    axes.set_ylim(max(len(bars), 5) - 0.4, -0.6)
     for y, value in zip(at, values):
-        axes.text(value, y, f" {value:,} ({value / total:.0%})", va="center", fontsize=8, color=INK)
+        share = value / max(1, sum(values))
+        axes.text(value, y, f" {value:,} ({share:.0%})", va="center", fontsize=8, color=INK)
     axes.set_xlim(0, max([1, *values]) * 1.28)
-    _style(axes, "Boxes of each class", "boxes", "")
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-    axes.grid(axis="x", color="#e8ecef")
 
 
-def _draw_counts(axes, data):
-    counts = np.bincount(data.image, minlength=len(data.image_ids))
-    width = max(1, -(-int(counts.max()) // 40))
-    edges = np.arange(0, counts.max() + width + 1, width) - 0.5
-    axes.hist(counts, edges, color=BAR, edgecolor="white", linewidth=0.6)
+def _draw_counts(axes, counts):
     _style(axes, "Boxes per image", "boxes", "images")
+    width = max(1, -(-int(counts.max()) // 40))
+    _histogram(axes, counts, np.arange(0, counts.max() + width + 1, width) - 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="y", color="#e8ecef")
-    empty = int((counts == 0).sum())
-    _remark(axes, f"median {np.median(counts):g}, most {counts.max():,}\n{empty:,} without any")
+    told = f"median {np.median(counts):g}, most {counts.max():,}\n{(counts == 0).sum():,} without any"
+    _note(axes, 0.98, 0.96, told)
 
 
-def _draw_areas(axes, boxes):
-    _style(axes, "Sizes, and what COCO calls them", "square root of the area, pixels", "boxes")
-    sides = np.sqrt(_usable(boxes)[:, 2:].prod(1))
-    if not len(sides):
-        return _nothing(axes)
-    low, high = min(sides.min(), 20.0), max(sides.max(), 140.0)
+def _draw_areas(axes, sides):
+    _style(axes, "Sizes, and what COCO calls them", "square root of the area, pixels", "boxes", "both")
+    axes.grid(False)
+    low, high = 0.8 * sides.min(initial=20.0), 1.25 * sides.max(initial=140.0)
+    if not _histogram(axes, sides, np.geomspace(low, high, 41)):
+        return
     axes.set_xscale("log")
-    limits = [low * 0.8, *np.sqrt(COCO_AREAS), high * 1.25]
-    shares = np.histogram(sides, [0, *np.sqrt(COCO_AREAS), np.inf])[0] / len(sides)
+    limits = [low, *COCO_SIDES, high]
+    shares = np.histogram(sides, [0, *COCO_SIDES, np.inf])[0] / len(sides)
     for name, shade, start, end, share in zip(
         ("small", "medium", "large"), ("#fbe9d7", "#fdf6df", "#e6f2ea"), limits, limits[1:], shares
     ):
-        axes.axvspan(start, end, color=shade, lw=0)
-        middle = np.sqrt(start * end)
-        axes.text(middle, 0.97, f"{name}\n{share:.0%}", transform=axes.get_xaxis_transform(), ha="center", va="top")
-    axes.hist(sides, np.geomspace(limits[0], limits[-1], 41), color=BAR, edgecolor="white", linewidth=0.6)
-    axes.set_xlim(limits[0], limits[-1])
+        axes.axvspan(start, end, color=shade, lw=0, zorder=0)
+        told, where = f"{name}\n{share:.0%}", axes.get_xaxis_transform()
+        axes.text(np.sqrt(start * end), 0.97, told, transform=where, ha="center", va="top")
+    axes.set_xlim(low, high)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
-    ticks = [t for t in (1, 2, 4, 8, 16, 32, 96, 256, 512, 1024, 2048, 4096) if limits[0] <= t <= limits[-1]]
+    ticks = [t for t in (1, 2, 4, 8, 16, 32, 96, 256, 512, 1024, 2048, 4096) if low <= t <= high]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
 
 
-def _draw_shapes(axes, boxes):
+def _draw_shapes(axes, ratios):
     _style(axes, "Shapes", "width : height", "boxes")
-    good = _usable(boxes)
-    if not len(good):
-        return _nothing(axes)
-    ratios = np.log2(good[:, 2] / good[:, 3])
-    edge = float(np.clip(np.abs(ratios).max() * 1.05, 1.2, 6))
-    axes.hist(np.clip(ratios, -edge, edge), np.linspace(-edge, edge, 42), color=BAR, edgecolor="white", linewidth=0.6)
+    edge = float(np.clip(np.abs(ratios).max(initial=0) * 1.05, 1.2, 6))
+    if not _histogram(axes, np.clip(ratios, -edge, edge), np.linspace(-edge, edge, 42)):
+        return
     ticks = np.arange(-int(edge), int(edge) + 1)
     axes.set_xticks(ticks, [f"{2**t}:1" if t >= 0 else f"1:{2**-t}" for t in ticks.tolist()])
     axes.axvline(0, color=INK, lw=0.8, ls=":")
-    axes.grid(axis="y", color="#e8ecef")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    _remark(axes, f"taller than wide: {np.mean(ratios < 0):.0%}", left=True)
+    _note(axes, 0.02, 0.96, f"taller than wide: {np.mean(ratios < 0):.0%}")
 
 
-def _draw_extents(axes, boxes, sizes, data):
+def _draw_extents(axes, shares, paints):
     """Width against height as shares of the image: labels of the whole image sit in the corner at the top."""
-    _style(axes, "Width and height", "share of the image's width", "share of its height")
-    shares = boxes[:, 2:] / sizes
-    drawn = np.isfinite(shares).all(1) & (shares > 0).all(1)
-    shares = shares[drawn]
-    if not len(shares):
-        return _nothing(axes)
-    shares = np.clip(shares, 0, 1)
-    if len(shares) <= 3000:
-        names, colors = _names(data), _colors(data)
-        paints = [colors[names[c]] for c in data.category[drawn]]
-        axes.scatter(*shares.T, s=9, c=paints, alpha=0.55, linewidths=0)
+    _style(axes, "Width and height", "share of the image's width", "share of its height", "both")
+    drawn = np.flatnonzero(np.isfinite(shares).all(1) & (shares > 0).all(1))
+    width, height = np.clip(shares[drawn], 0, 1).T
+    if not len(drawn):
+        return _note(axes, 0.5, 0.5, "no boxes")
+    if len(drawn) <= 3000:
+        axes.scatter(width, height, s=9, c=[paints[i] for i in drawn], alpha=0.55, linewidths=0)
     else:
-        axes.hexbin(*shares.T, gridsize=36, bins="log", cmap="Blues", mincnt=1, extent=(0, 1, 0, 1))
+        axes.hexbin(width, height, gridsize=36, bins="log", cmap="Blues", mincnt=1, extent=(0, 1, 0, 1))
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
-    axes.grid(color="#e8ecef")
-
-
-def _remark(axes, text, left=False):
-    x, side = (0.02, "left") if left else (0.98, "right")
-    axes.text(x, 0.96, text, transform=axes.transAxes, ha=side, va="top", color=FAINT)
 
 
 def _choose(data, n, rng):
@@ -225,32 +201,22 @@ def _choose(data, n, rng):
     return (chosen + rest)[:n]
 
 
-def _draw_sheet(figure, data, boxes, chosen, rows, columns):
-    names, colors = _names(data), _colors(data)
-    grid = figure.subplots(max(1, rows), columns, squeeze=False)
+def _draw_sheet(figure, data, boxes, chosen, names, paints):
+    grid = figure.subplots(max(1, -(-len(chosen) // _COLUMNS)), _COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, i in zip(grid.flat, chosen):
+        name = data.image_names[i]
         mine = np.flatnonzero((data.image == i) & np.isfinite(boxes).all(1))
-        x, y, w, h = boxes[mine].T
-        # Many names would hide the image; the colours are those of the class histogram.
-        labels = [names[c] if len(mine) <= MOST_NAMED else "" for c in data.category[mine]]
-        paints = [colors[names[c]] for c in data.category[mine]]
-        title = printable(data.image_names[i], 26)
+        corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], 1)
+        of = data.category[mine]
+        # many names would hide the image; the colours are those of the class histogram
+        labels = [names[c] for c in of] if len(mine) <= MOST_NAMED else None
         try:
-            image, scale = _small_image(data, i)
-            corners = np.stack([x, y, x + w, y + h], 1) * scale
-            axes.imshow(np.asarray(draw_boxes(image, corners, labels, colors=paints)))
+            if leaves_folder(name):
+                raise UserError("the name leads out of the folder.")
+            image, scale = reduced(open_image(data.folder / name), _SIDE)  # as it is shown: names stay readable
+            axes.imshow(np.asarray(draw_boxes(image, corners * scale, labels, colors=[paints[c] for c in of])))
         except UserError:
-            axes.text(0.5, 0.5, "cannot be read", transform=axes.transAxes, ha="center", va="center", color="#c0392b")
-        axes.set_title(f"{title}  ({len(mine)})", fontsize=8, color=INK, parse_math=False)
-
-
-def _small_image(data, i):
-    """The image as large as the sheet shows it, and by how much it was scaled: names drawn on it stay readable."""
-    if leaves_folder(data.image_names[i]):
-        raise UserError("the name leads out of the folder.")
-    image = open_image(data.folder / data.image_names[i])
-    scale = _SIDE / max(image.size)
-    size = [max(1, round(side * scale)) for side in image.size]
-    return image.resize(size, Image.Resampling.LANCZOS), scale
+            _note(axes, 0.5, 0.5, "cannot be read", "#c0392b")
+        axes.set_title(f"{printable(name, 26)}  ({len(mine)})", fontsize=8, color=INK, parse_math=False)

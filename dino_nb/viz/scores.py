@@ -46,7 +46,7 @@ def confused(
     ``object`` and ``found`` are class names; ``background`` for an object that was missed, or a detection of nothing.
     Returns None where that never happened.
     """
-    names = [row["name"] for row in result.per_class] + ["background"]
+    names = _names(result)
     for name in (object, found):
         if name not in names:
             raise UserError(f"there is no class {name!r}.{did_you_mean(name, names)}")
@@ -59,13 +59,16 @@ def pick_confused(result: EvalResult) -> "interactive":
     from IPython.display import display
     from ipywidgets import interactive
 
-    names = [row["name"] for row in result.per_class] + ["background"]
-    k = len(names)
-    wrong = result.analysis.confusion * (1 - np.eye(k, dtype=int))
-    first = divmod(int(wrong.argmax()), k)  # the most frequent mistake
+    names = _names(result)
+    wrong = result.analysis.confusion * (1 - np.eye(len(names), dtype=int))
+    first = [names[i] for i in divmod(int(wrong.argmax()), len(names))]  # the most frequent mistake
+    lists = [[name, *(n for n in names if n != name)] for name in first]
 
     def show(object: str, found: str) -> None:
         display(confused(result, object, found) or "this never happened")
 
-    lists = [[(name, name), *((n, n) for n in names if n != name)] for name in (names[i] for i in first)]
     return interactive(show, object=lists[0], found=lists[1])
+
+
+def _names(result: EvalResult) -> list[str]:
+    return [row["name"] for row in result.per_class] + ["background"]
