@@ -20,7 +20,8 @@ _CSS = """.dnb{font:15px/1.45 system-ui,sans-serif;max-width:62rem}.dnb h1{font-
 .dnb .bars{width:12rem;min-width:5rem}.dnb .bars div{background:#4c8bb8;height:.8em;min-width:1px}
 .dnb figure{display:inline-block;margin:.3rem;vertical-align:top;max-width:100%}
 .dnb figcaption{font-size:.8em;overflow-wrap:anywhere}
-@media(max-width:40rem){.dnb td,.dnb th{white-space:normal;padding:.15rem .3rem}}"""
+@media(max-width:40rem){.dnb table{font-size:.8em}.dnb td,.dnb th{white-space:normal;padding:.15rem .25rem}
+.dnb .bars{width:auto;min-width:4rem}}"""
 _PAGE = """:root{color-scheme:light dark}
 body{background:Canvas;color:CanvasText;margin:0 auto;padding:.8rem;max-width:62rem}
 @media print{details::details-content{content-visibility:visible;block-size:auto}figure,tr{break-inside:avoid}}"""

@@ -16,7 +16,7 @@ import numpy as np
 from dino_nb.charts import Images
 from dino_nb.data.classes import ClassMatch
 from dino_nb.data.dataset import CocoDataset
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, disk_errors
 from dino_nb.evaluation.analysis import image_counts
 from dino_nb.evaluation.coco import read_results, score
 from dino_nb.evaluation.drawing import draw_found
@@ -85,6 +85,7 @@ class Comparison(Printed):
             blocks.append(Images(title, shown, 300, True))
         return blocks
 
+    @disk_errors()
     def write(self, folder: str | Path) -> None:
         """``comparison.{html,txt,json}`` in ``folder``."""
         folder = Path(folder)

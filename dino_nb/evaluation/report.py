@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dino_nb.charts import COLORS, Bars, Curves, Images, Matrix, Section
-from dino_nb.errors import UserError, did_you_mean, printable
+from dino_nb.errors import UserError, did_you_mean, disk_errors, printable
 from dino_nb.evaluation.analysis import KINDS
 from dino_nb.evaluation.coco import METRICS
 from dino_nb.evaluation.drawing import crop, draw_found
@@ -239,6 +239,7 @@ def to_dict(result: Any) -> dict[str, Any]:
     }
 
 
+@disk_errors()
 def write(result: Any, folder: str | Path) -> None:
     """Write results, report and tables to ``folder``, each atomically."""
     folder = Path(folder)

@@ -197,7 +197,8 @@ _CSS = """
 .dino-controls > * { flex: 1 1 22em; min-width: 0; }
 .dino-controls .widget-hbox { flex-flow: row wrap; }
 .dino-controls button { width: 3em; }
-.dino-controls .widget-checkbox, .dino-controls .widget-checkbox label { width: auto; max-width: 100%; }
+.dino-controls .widget-checkbox { width: auto; max-width: 100%; margin-right: 1em; }
+.dino-controls .widget-checkbox label { width: auto; }
 .dino-controls .widget-hslider, .dino-controls .widget-select-multiple { width: auto; max-width: 100%; height: auto; }
 .dino-controls .widget-hslider .widget-label, .dino-controls .widget-select-multiple .widget-label { width: 8em; }
 .dino-controls select { min-width: 0; flex: 1 1 8em; }

@@ -226,7 +226,7 @@ class _Judged(Scene):
             series = [(_NAMES[name], grid.tolist(), curve, color) for (name, curve), color in zip(curves, COLORS)]
             point = (mark, *best) if best else None
             figures.append(Curves(which, series, "threshold", threshold, point, 110).html())
-        return "<br>".join(lines) + "".join(figures)
+        return "<br>".join(lines) + f"<div>{''.join(figures)}</div>" if lines else ""
 
     def order(self, **values: Any) -> Sequence[int]:
         if not values.get("errors"):
