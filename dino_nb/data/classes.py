@@ -8,6 +8,7 @@ from typing import Any
 
 from dino_nb.coco_classes import COCO_CLASSES, COCO_OUTPUTS
 from dino_nb.errors import UserError, did_you_mean
+from dino_nb.printer import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ClassMatch:
         return {label: category for category, label in self.label_of.items()}
 
     def __str__(self) -> str:
-        text = f"{len(self.label_of)} of {len(self.names)} classes matched {self.how}"
+        text = f"{len(self.label_of)} of {counted(len(self.names), 'class', 'classes')} matched {self.how}"
         if self.missing:
             text += f"\nnot known to the model, so never found: {'; '.join(self.missing)}"
         if self.unused:

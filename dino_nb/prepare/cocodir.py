@@ -20,18 +20,6 @@ from dino_nb.prepare.table import SPLITS, BoxRow, ImageRow
 from dino_nb.prepare.tiles import tile_name
 from dino_nb.printer import Block, Lines, Printed, Table, counted, examples
 
-_SHOWN = 5  # examples of each thing that the report tells
-
-
-class Tally(dict[str, list]):
-    """Things that happened: ``{what: [count, first examples]}``."""
-
-    def add(self, what: str, example: str) -> None:
-        """Count one more, keeping the first few examples."""
-        entry = self.setdefault(what, [0, []])
-        entry[0] += 1
-        entry[1] += [example] if entry[0] <= _SHOWN else []
-
 
 @dataclass(repr=False)
 class ConvertReport(Printed):
@@ -86,14 +74,14 @@ class ConvertReport(Printed):
         ]
 
 
-def class_ids(source: Source, images: list[ImageRow], listed: dict[str, Any] | None, dropped: Tally) -> dict[str, Any]:
+def class_ids(source: Source, images: list[ImageRow], listed: dict[str, Any] | None) -> dict[str, Any]:
     """``{name: original id}`` in the order of the new ids, after the checks that need all classes."""
     splits: dict[str | None, Counter[str]] = {split: Counter() for split in SPLITS}
     for image in images:
         splits[image.split].update(box.name for box in image.boxes)
     found = set().union(*splits.values())
     if not found:
-        reasons = [f"\n  {n:,} {what}, such as {shown[0]}" for what, (n, shown) in dropped.items()]
+        reasons = [f"\n  {n:,} {what}, such as {shown[0]}" for what, (n, shown) in source.dropped.items()]
         why = f" Left out were boxes of which{''.join(reasons)}" if reasons else " The annotations list no boxes."
         raise UserError(f"{source.root}: its {len(images):,} images have no usable box, so nothing to learn.{why}")
     for split, known in (("val", ["train"]), ("test", ["train", "val"])):
@@ -108,7 +96,7 @@ def class_ids(source: Source, images: list[ImageRow], listed: dict[str, Any] | N
     names = dict(listed or {})
     names |= dict.fromkeys(sorted(found - set(names)))
     if unused := [name for name in names if name not in found]:
-        source.note(f"{len(unused)} listed classes have no boxes: {_some(unused)}.")
+        source.note(f"listed without any box: {counted(len(unused), 'class', 'classes')}, {_some(unused)}.")
     alike = defaultdict(list)
     for name in names:
         alike[spelling(name)].append(name)
@@ -119,13 +107,7 @@ def class_ids(source: Source, images: list[ImageRow], listed: dict[str, Any] | N
 
 
 def write_cocodir(
-    folder: Path,
-    source: Source,
-    images: list[ImageRow],
-    categories: dict[str, Any],
-    link: str,
-    report: ConvertReport,
-    progress: bool = True,
+    folder: Path, source: Source, images: list[ImageRow], categories: dict[str, Any], link: str, report: ConvertReport
 ) -> None:
     """Fill ``folder``; ``report`` gets the counts of images, boxes and classes per split."""
     decoded = lru_cache(1)(open_image)  # the tiles of an image follow each other
@@ -136,7 +118,7 @@ def write_cocodir(
     records = [{"id": i, "name": name} for name, i in ids.items()]
     own = [{"id": ids[name], "name": name, "original_id": original} for name, original in categories.items()]
     mapping: dict[str, Any] = {"format": report.format, "categories": own, "splits": {}}
-    bar = tqdm(total=len(images), desc="writing", unit="image", disable=not progress, leave=False)
+    bar = tqdm(total=len(images), desc="writing", unit="image", disable=not source.progress, leave=False)
     for split, part in splits.items():
         place = folder / f"{split}2017"
         place.mkdir()

@@ -20,7 +20,7 @@ from dino_nb.checkpoints.web import is_link
 from dino_nb.data.images import unsupported
 from dino_nb.errors import UserError, did_you_mean, disk_errors, printable
 from dino_nb.prepare.archive import extract, is_archive, what_is
-from dino_nb.prepare.cocodir import ConvertReport, Tally, class_ids, write_cocodir
+from dino_nb.prepare.cocodir import ConvertReport, class_ids, write_cocodir
 from dino_nb.prepare.folders import new_folder, refuse_existing, temporary_folder
 from dino_nb.prepare.formats import coco, csv_file, cvat, json_shapes, voc, yolo
 from dino_nb.prepare.formats.imagesets import image_sets
@@ -120,26 +120,24 @@ def convert_dataset(
     with _opened(src, cocodir, images, progress) as source:
         source.class_names, source.box_format = names, box_format
         format, labels = _read(source, format)
-        dropped, changed = Tally(), Tally()
         if not labels.images:
             source.raise_faults()
             raise UserError(f"{src}: no image with annotations was found in it (read as {format}).")
-        rows = measure(source, labels.images, dropped, changed, scale_boxes, progress)
+        rows = measure(source, labels.images, scale_boxes)
         source.raise_faults(skip_bad)
         # images all of whose boxes were faulty are not background: their objects are only not known
-        if lost := [image for image in rows if image.faulty and not image.boxes]:
-            source.note(f"{len(lost):,} images whose boxes were all faulty are left out, such as {lost[0].file}.")
-        if part := [image for image in rows if image.faulty and image.boxes]:
-            source.note(f"{len(part):,} images stay without their faulty boxes, such as {part[0].file}.")
+        lost = [image for image in rows if image.faulty and not image.boxes]
+        source.note_images("left out, since all their boxes were faulty", lost)
+        source.note_images("kept without the boxes that were faulty", [i for i in rows if i.faulty and i.boxes])
         rows = [image for image in rows if not image.faulty or image.boxes]
-        rows, own_split = divide(source, rows, val_fraction, seed, resplit, progress)
-        classes = class_ids(source, rows, labels.categories, dropped)
+        rows, own_split = divide(source, rows, val_fraction, seed, resplit)
+        classes = class_ids(source, rows, labels.categories)
         if slice_size:
             rows = sliced(source, rows, slice_size, overlap, seed)
         report = ConvertReport(str(src), str(cocodir), format, own_split=own_split)
-        report.notes, report.dropped, report.changed = source.all_notes(), dropped, changed
+        report.notes, report.dropped, report.changed = source.all_notes(), source.dropped, source.changed
         with new_folder(cocodir, overwrite) as folder:
-            write_cocodir(folder, source, rows, classes, link, report, progress)
+            write_cocodir(folder, source, rows, classes, link, report)
     return report
 
 
@@ -209,8 +207,8 @@ def _read(source: Source, format: str | None) -> tuple[str, Annotations]:
         )
     labels: Annotations = _READERS[format].read(source, files)
     left = sorted(set(source.images) - {image.file for image in labels.images})
-    if left and not source.fault_count and format != "yolo":  # which tells of its own
-        source.note(f"{len(left):,} images are in no annotation file and are left out: {', '.join(left[:3])}...")
+    if not source.fault_count and format != "yolo":  # which tells of its own
+        source.note_images("left out, since they are in no annotation file", left)
     if not any(image.split for image in labels.images):  # the annotations do not tell: the images' folders may
         sets = image_sets(source)
         for image in labels.images:

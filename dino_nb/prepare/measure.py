@@ -3,35 +3,27 @@
 from collections import defaultdict
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dino_nb.data.images import header, turned_boxes, turned_size
 from dino_nb.errors import UserError
-from dino_nb.prepare.cocodir import Tally
 from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.layout import doubt, is_relative, to_xyxy
 from dino_nb.prepare.table import BoxRow, ImageRow
+from dino_nb.printer import counted
 
 _MARGIN = 1.0  # pixels that a box may stick out without a word
 _FEW = 20  # boxes of an annotation file that are asked for their layout together with other files'
 
 
-def measure(
-    source: Source,
-    images: list[ImageRow],
-    dropped: Tally,
-    changed: Tally,
-    scale_boxes: bool = False,
-    progress: bool = True,
-) -> list[ImageRow]:
+def measure(source: Source, images: list[ImageRow], scale_boxes: bool) -> list[ImageRow]:
     """The readable ones of ``images``, each with its real ``size`` and its boxes as corners in pixels within it; rows
     of the same file and split become one.
 
-    Boxes without area are counted in ``dropped``, those cut at the border and images whose annotated size is not
-    theirs in ``changed``. An unreadable image is a fault of ``source``; a layout in doubt is a ``UserError``.
+    ``source`` counts boxes without area as dropped, those cut at the border and images whose annotated size is not
+    theirs as changed, unreadable images as faults. A layout in doubt is a ``UserError``.
     """
     headers: dict[str, tuple[int, int, int] | None] = {}
-    for row in tqdm(images, desc="measuring", unit="image", disable=not progress, leave=False):
+    for row in source.each(images, "measuring"):
         if row.file not in headers:
             try:
                 headers[row.file] = header(source.paths[row.file])
@@ -48,18 +40,18 @@ def measure(
         if row.size is not None and row.size != upright and not relative:
             said = f"{row.file} is {upright[0]} x {upright[1]}, annotated as {row.size[0]} x {row.size[1]}"
             if row.size == (width, height):
-                changed.add("boxes turned with their image, as its EXIF orientation says", row.file)
+                source.changed.add("boxes turned with their image, as its EXIF orientation says", row.file)
                 corners = turned_boxes(corners, (width, height), orientation)
             elif scale_boxes:
                 scale = (upright[0] / row.size[0], upright[1] / row.size[1])
-                changed.add("images of another size than annotated: boxes scaled, as told", said)
+                source.changed.add("images of another size than annotated: boxes scaled, as told", said)
             else:
-                changed.add(
+                source.changed.add(
                     "images of another size than annotated: boxes taken as pixels of the file "
                     "(say --scale-boxes if the images were resized after labelling)",
                     said,
                 )
-        row.boxes = _within(row, upright, (corners * (scale * 2)).round(3), scale == (1.0, 1.0), dropped, changed)
+        row.boxes = _within(source, row, upright, (corners * (scale * 2)).round(3), scale == (1.0, 1.0))
         row.size, row.layout = upright, "xyxy"
     return _merged(source, [row for row, _ in measured])
 
@@ -84,9 +76,7 @@ def _refuse_doubtful(measured: list[tuple[ImageRow, tuple[int, int, int]]]) -> N
         raise UserError(f"{told[0].source}: the boxes lie within 0..1, as fractions, where pixels belong: {how}.")
 
 
-def _within(
-    row: ImageRow, size: tuple[int, int], corners: np.ndarray, keep_area: bool, dropped: Tally, changed: Tally
-) -> list[BoxRow]:
+def _within(source: Source, row: ImageRow, size: tuple[int, int], corners: np.ndarray, keep_area: bool) -> list[BoxRow]:
     """The boxes of ``row`` with their ``corners (n, 4)`` cut to the image; those without area are dropped."""
     kept = []
     inside = np.clip(corners, 0.0, size * 2)
@@ -95,12 +85,12 @@ def _within(
         said = f"{row.file} ({box.where}): {box.name!r} {x1:g}, {y1:g}, {x2:g}, {y2:g}"
         if x2 <= x1 or y2 <= y1:
             side = "width" if x2 == x1 else "height" if y2 == y1 else None
-            dropped.add(f"has no {side}" if side else "has its corners exchanged", said)
+            source.dropped.add(f"has no {side}" if side else "has its corners exchanged", said)
         elif right <= left or bottom <= top:
-            dropped.add("is outside of the image", said)
+            source.dropped.add("is outside of the image", said)
         else:
             if max(abs(a - b) for a, b in zip(cut, whole)) > _MARGIN:
-                changed.add("boxes cut at the border of their image", said)
+                source.changed.add("boxes cut at the border of their image", said)
             area = box.area if box.area and box.area > 0 and keep_area and cut == whole else None
             area = area or round((right - left) * (bottom - top), 3)
             kept.append(box._replace(x1=left, y1=top, x2=right, y2=bottom, area=area))
@@ -121,8 +111,8 @@ def _merged(source: Source, images: list[ImageRow]) -> list[ImageRow]:
             first.faulty += row.faulty
     if len(merged) < len(images):
         again = f", {repeated:,} that were there twice only once" if repeated else ""
-        count = len(images) - len(merged)
-        source.note(f"{count:,} images are annotated in several places: boxes put together{again}.")
+        count = counted(len(images) - len(merged), "image")
+        source.note(f"boxes put together{again}, since they were annotated in several places: {count}.")
     return list(merged.values())
 
 

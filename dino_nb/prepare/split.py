@@ -9,16 +9,17 @@ from dino_nb.errors import UserError
 from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.similar import groups_of_similar, same_bytes
 from dino_nb.prepare.table import ImageRow
+from dino_nb.printer import counted
 
 
 def divide(
-    source: Source, images: list[ImageRow], val_fraction: float, seed: int, resplit: bool, progress: bool
+    source: Source, images: list[ImageRow], val_fraction: float, seed: int, resplit: bool
 ) -> tuple[list[ImageRow], bool]:
     """``(images, own)``: those that stay, with their final ``split``, and whether train and val were divided here.
 
     See `dino_nb.prepare.convert.convert_dataset` for the options. What was decided is noted in ``source``.
     """
-    keys = dict(zip(map(id, images), same_bytes([source.paths[image.file] for image in images], progress)))
+    keys = dict(zip(map(id, images), same_bytes([source.paths[image.file] for image in images], source.progress)))
     if resplit:
         for image in images:
             image.split = None
@@ -32,8 +33,7 @@ def divide(
         )
     if {"train", "val"} <= given or (given and given <= {"val", "test"}):
         if None in given:
-            left = [image for image in images if image.split is None]
-            source.note(f"{len(left):,} images are in no split and are left out: {left[0].file}, ...")
+            source.note_images("left out, since they are in no split", [i for i in images if i.split is None])
         elif "train" not in given:
             source.note("the source has no training images: --resplit (resplit=True) splits all images again.")
         return [image for image in images if image.split], False
@@ -43,19 +43,19 @@ def divide(
         return images, False
     rows = sorted((image for image in images if image.split != "test"), key=lambda image: image.file)
     files = [image.file for image in rows]
-    groups = groups_of_similar([source.paths[file] for file in files], files, progress)
+    groups = groups_of_similar([source.paths[file] for file in files], files, source.progress)
     same: dict[Hashable, int] = {}  # equal bytes belong together even where they tell nothing, as in a flat image
     groups = [same.setdefault(keys[id(image)], group) for image, group in zip(rows, groups)]
     if twins := len(groups) - len(set(groups)):
-        source.note(f"{twins:,} images look nearly like others, and are on the same side of train and val as these.")
+        source.note(f"kept on the same side as others that they nearly look like: {counted(twins, 'image')}.")
     val = stratified([(g, {box.name for box in i.boxes}) for g, i in zip(groups, rows)], val_fraction, seed)
     for i, image in enumerate(rows):
         image.split = "val" if i in val else "train"
     if "train" in given and val:
-        source.note(f"the source has no val split: {len(val):,} images were taken from train.")
+        source.note(f"the source has no val split: train gives {counted(len(val), 'image')}.")
     wanted = round(len(rows) * val_fraction)
     if len(val) > max(wanted, 1):
-        source.note(f"val has {len(val):,} images instead of {wanted:,}: each class needs one.")
+        source.note(f"val has {counted(len(val), 'image')} instead of {wanted:,}: each class needs one.")
     if val_fraction and rows and not val:
         why = "there is one image" if len(same) == 1 else "each image is the only one of a class"
         source.note(f"there is no val split, since {why}: training needs one, so label more images.")
@@ -72,8 +72,8 @@ def _without_leaks(source: Source, images: list[ImageRow], keys: dict[int, Hasha
     if left:
         shown = ", ".join(f"{image.file} (= {strictest[keys[id(image)]].file})" for image in left[:3])
         source.note(
-            f"{len(left):,} images are byte for byte in a stricter split too and left out of their own, since "
-            f"nothing may be tested on what was trained on: {shown}{', ...' if len(left) > 3 else ''}."
+            "left out, since a stricter split has them too, byte for byte, and nothing may be tested on what was "
+            f"trained on: {counted(len(left), 'image')}, such as {shown}."
         )
     return [image for image in images if image.split == strictest[keys[id(image)]].split]
 

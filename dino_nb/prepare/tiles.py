@@ -7,6 +7,7 @@ from dataclasses import replace
 from dino_nb.data.windows import Window, slices
 from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.table import BoxRow, ImageRow
+from dino_nb.printer import counted
 
 _KEPT = 0.5  # share of a box's area that a tile must have of it
 SMALLEST = 32  # pixels of a tile's side
@@ -32,7 +33,7 @@ def sliced(source: Source, images: list[ImageRow], size: int, overlap: float, se
     filled = sum(bool(row.window and row.boxes) for row in rows)
     left = {id(tile) for tile in random.Random(seed).sample(empty, max(0, len(empty) - filled))}
     source.note(
-        f"{number:,} training images were cut into {filled + len(empty) - len(left):,} tiles of up to "
+        f"cut {counted(number, 'training image')} into {counted(filled + len(empty) - len(left), 'tile')} of up to "
         f"{size} x {size} pixels beside the whole; boxes with less than {_KEPT:.0%} of their area in a tile are left "
         f"out of it, and {len(left):,} tiles without boxes."
     )

@@ -112,7 +112,7 @@ def test_val_is_taken_from_train_where_it_is_not_given_and_test_stays(tmp_path):
     images = {f"train/{i}.png": ["cat"] for i in range(10)} | {"test/x.png": ["cat"]}
     report = convert(split_source(tmp_path / "s", images), tmp_path / "o")
     assert {s: n["images"] for s, n in report.splits.items()} == {"train": 8, "val": 2, "test": 1}
-    assert "2 images were taken from train" in str(report)
+    assert "train gives 2 images" in str(report)
 
 
 def test_same_image_is_never_on_both_sides(tmp_path):

@@ -271,8 +271,8 @@ def test_images_whose_boxes_are_all_faulty_are_no_background(tmp_path):
     put(src / "labels/p1.txt", "0 320 240 20 20\n0 0.5 0.5 0.5 0.5\n")
     report = convert(src, tmp_path / "o", skip_bad=True)
     assert sorted(read_back(tmp_path / "o")) == ["p1.png", "p2.png", "p3.png"]
-    assert "1 images whose boxes were all faulty are left out" in str(report)
-    assert "1 images stay without their faulty boxes" in str(report)
+    assert "left out, since all their boxes were faulty: 1 image," in str(report)
+    assert "kept without the boxes that were faulty: 1 image," in str(report)
 
 
 def test_coco_images_whose_boxes_are_all_faulty_are_no_background(tmp_path):
@@ -283,7 +283,7 @@ def test_coco_images_whose_boxes_are_all_faulty_are_no_background(tmp_path):
     put(tmp_path / "s/labels.json", document)
     report = convert(tmp_path / "s", tmp_path / "o", skip_bad=True)
     assert sorted(read_back(tmp_path / "o")) == ["p1.png", "p2.png", "p3.png"]
-    assert "1 images whose boxes were all faulty are left out" in str(report)
+    assert "left out, since all their boxes were faulty: 1 image," in str(report)
 
 
 def test_source_without_a_usable_box_says_why(tmp_path):

@@ -71,7 +71,9 @@ def test_links_of_folders_are_followed_but_not_in_circles(tmp_path):
 def test_images_without_annotation_are_told(tmp_path):
     src = source(tmp_path / "s")
     put_images(src / "images", ["extra.png"])
-    assert "1 images are in no annotation file and are left out: images/extra.png" in str(convert(src, tmp_path / "o"))
+    assert "left out, since they are in no annotation file: 1 image, such as images/extra.png" in str(
+        convert(src, tmp_path / "o")
+    )
 
 
 def test_drive_link_is_downloaded_and_read(tmp_path, fake_drive):

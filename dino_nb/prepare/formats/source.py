@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,18 @@ from dino_nb.prepare.table import BoxRow, ImageRow
 from dino_nb.printer import counted, examples
 
 SHOWN = 12  # faults, and notes of one kind, that are listed
+_EXAMPLES = 5  # of each thing that the report tells
 _HEAD = 1 << 16  # bytes that are looked at to tell a format
+
+
+class Tally(dict[str, list]):
+    """Things that happened: ``{what: [count, first examples]}``."""
+
+    def add(self, what: str, example: str) -> None:
+        """Count one more, keeping the first few examples."""
+        entry = self.setdefault(what, [0, []])
+        entry[0] += 1
+        entry[1] += [example] if entry[0] <= _EXAMPLES else []
 
 
 class Source:
@@ -39,6 +50,7 @@ class Source:
     Attributes:
         paths, images: ``{key: path}`` of all files, and the keys of those that are images.
         only: the key of the one annotation file that was named, or None.
+        dropped, changed: boxes left out, and what was altered.
         class_names, box_format: what the user says, see `dino_nb.prepare.convert.convert_dataset`.
         temporary: what lies below root was unpacked or downloaded here, and will be removed.
     """
@@ -59,6 +71,7 @@ class Source:
         self.root, self.progress = Path(root), progress
         self.paths: dict[str, Path] = {}
         self.notes: list[str] = []
+        self.dropped, self.changed = Tally(), Tally()
         self.faults: list[str] = []
         self.fault_count = 0
         if alone:
@@ -143,6 +156,13 @@ class Source:
     def note(self, text: str) -> None:
         """Something the report should say."""
         self.notes.append(printable(text, 2000) if "\n" not in text else text)
+
+    def note_images(self, what: str, images: Sequence[ImageRow | str], word: str = "image") -> None:
+        """Note of how many ``images`` (rows or keys) ``what`` is true, if of any: ``left out, ...: 2 images, such as``
+        and the first."""
+        if images:
+            first = images[0] if isinstance(images[0], str) else images[0].file
+            self.note(f"{what}: {counted(len(images), word)}, such as {first}.")
 
     def all_notes(self) -> list[str]:
         """The notes, the last of which says how many more there were."""

@@ -22,24 +22,22 @@ def read(source: Source, files: list[str]) -> Annotations:
     """All ``files``, with the splits of ``ImageSets``, else of the folders."""
     sets = image_sets(source)
     images: list[ImageRow] = []
-    seen, unlisted = set(), 0
+    seen, unlisted = set(), []
     for key in source.each(files):
         listed = sets.find(posixpath.splitext(key)[0])
         if sets and listed is None:
-            unlisted += 1
+            unlisted.append(key)
             continue
         seen.add(listed)
         if image := _image(source, key):
             image.split = sets[listed] if listed else split_of(key)
             images.append(image)
-    if unlisted:
-        source.note(f"{unlisted:,} annotation files are in no list of ImageSets/Main and are left out.")
+    source.note_images("left out, since no list of ImageSets/Main has them", unlisted, "file")
     bare = sorted(sets.keys() - seen)
     for stem in bare:  # an image without XML, as in a test set, has no objects that are known
         if file := source.find_image(stem, where="ImageSets/Main"):
             images.append(ImageRow(file, "ImageSets/Main", split=sets[stem]))
-    if bare:
-        source.note(f"{len(bare):,} images of ImageSets/Main have no XML and are taken as empty: {bare[0]}, ...")
+    source.note_images("listed in ImageSets/Main without an XML, so taken as empty", bare)
     return Annotations(images)
 
 

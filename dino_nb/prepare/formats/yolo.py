@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from dino_nb.errors import UserError, printable
 from dino_nb.prepare.formats.source import Source
 from dino_nb.prepare.formats.values import around, bounds, class_name, finite, split_of
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
+from dino_nb.printer import counted
 
 _ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*(\n|$)")
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "names.txt")
@@ -43,33 +44,36 @@ def read(source: Source, files: list[str]) -> Annotations:
     by_stem: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         by_stem[_stem(key)].append(key)
-    images, used, left = [], set(), Counter[str]()
+    images, used = [], set()
+    told: dict[str, list[str]] = defaultdict(list)
     for file in source.each(source.images):
         above = (parent.as_posix() for parent in PurePosixPath(file).parents)
         listed = next((folders[key] for key in (file, *above) if key in folders), None)
         split, label = listed if folders else split_of(file), _label_of(file, labels, by_stem)
         if folders and split is None:
-            left[f"images are in no folder that {yaml} names and are left out."] += 1
+            told[f"left out, since they are in no folder that {yaml} names"].append(file)
             continue
         if label is None and "runs" in file.lower().split("/")[:-1]:  # plots of a training
-            left["images without labels are in a folder 'runs', as a training makes it: left out."] += 1
+            told["left out, since they have no labels and are in a folder 'runs', as a training makes it"].append(file)
             continue
         image = ImageRow(file, label or file, split=split, layout="xyxy-relative", source=label or "")
         if label:
             used.add(label)
             image.boxes = list(_boxes(source, label, names, "kpt_shape" in settings, image))
         else:
-            left["images have no label file: taken as background."] += 1
+            told["taken as background, since they have no label file"].append(file)
         images.append(image)
+    unread = []
     taken, stems = {None, *map(split_of, used)}, set(map(_stem, source.images))
     for key in sorted(set(keys) - used):
         if split_of(key) in taken and _ROW.match(source.head(key)):
             if _stem(key) in stems:
-                left["label files are second ones of their image, or of images left out, and are not read."] += 1
+                unread.append(key)
             else:
                 source.fault(key, "there is no image of this name for the label file.")
-    for what, count in left.items():
-        source.note(f"{count:,} {what}")
+    for what, keys in told.items():
+        source.note_images(what, keys)
+    source.note_images("not read, as second labels of an image or those of an image left out", unread, "file")
     return Annotations(images, dict(zip(names, range(len(names)))))
 
 
@@ -146,7 +150,8 @@ def _split_folders(source: Source, settings: dict[str, Any], yaml: str) -> dict[
             source.note(f"{yaml} names the same images for {folders[both[0]]} and {split}: divided here.")
             return {}
         if both:
-            source.note(f"{yaml} names {len(both):,} images for {folders[both[0]]} and {split}; {split} keeps them.")
+            count = counted(len(both), "image")
+            source.note(f"{yaml} names {count} for {folders[both[0]]} and {split}: {split} keeps what both have.")
         folders |= dict.fromkeys(found, split)
     return folders
 
