@@ -149,7 +149,7 @@ def make_run(
 def compile_parts(model: DINO, device: torch.device) -> None:
     """Compile the layers of encoder and decoder, which are the same in every step, for images of any size.
 
-    The backbone stays as it is: with symbolic sizes its convolutions take the compiler longer than a run on few images.
+    The backbone stays as it is: its convolutions, for sizes of any kind, take the compiler many minutes.
     Raises ``UserError`` where ``torch.compile`` does not work.
     """
     try:
