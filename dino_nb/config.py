@@ -129,8 +129,8 @@ class TrainConfig:
         micro_batch: images per forward pass; 0 lets the memory planner choose.
         grad_checkpointing: what is recomputed in the backward pass: ``auto`` (planner), ``none``, ``transformer``,
             ``all``.
-        compile: run the transformer's layers as ``torch.compile`` makes them, which is meant for GPUs: on a CPU it gains
-            nothing. The first step takes long, and numbers differ in the last bits.
+        compile: run the transformer's layers as ``torch.compile`` makes them (on a CPU it gains nothing). The first
+            step takes long, and numbers differ in the last bits.
         aspect_groups: batches of similar aspect ratio (less padding, slightly less random).
         num_workers: loader processes; 0 loads in the training process.
         input_size: short side and longest long side of evaluation, in pixels (training draws sizes up to it); one
