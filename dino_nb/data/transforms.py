@@ -73,17 +73,13 @@ class RandomSizeCrop(v2.Transform):
 class ToModelInput(v2.Transform):
     """The last step: ``(image, target)`` as the network takes them.
 
-    The image becomes a ``(3, H, W)`` tensor: its uint8 pixels, to be normalised on the device, or ``normalised``
-    float32. Boxes that the crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of
-    the resized image; ``area`` is in its pixels, and ``size`` is its ``(h, w)``.
+    The image becomes a ``(3, H, W)`` tensor of its uint8 pixels, to be normalised on the device (:func:`normalize`).
+    Boxes that the crop left without area are dropped with their labels; the rest become cxcywh in [0, 1] of the resized
+    image; ``area`` is in its pixels, and ``size`` is its ``(h, w)``.
     """
 
-    def __init__(self, normalised: bool = True) -> None:
-        super().__init__()
-        self.normalised = normalised
-
     def forward(self, image: Image.Image, target: dict | None = None) -> Any:
-        tensor = image_to_tensor(image) if self.normalised else F.pil_to_tensor(image)
+        tensor = F.pil_to_tensor(image)
         if target is None:
             return tensor
         height, width = tensor.shape[-2:]
@@ -98,11 +94,6 @@ class ToModelInput(v2.Transform):
         target["boxes"] = box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
         target["size"] = torch.tensor([height, width])
         return tensor, target
-
-
-def image_to_tensor(image: Image.Image) -> torch.Tensor:
-    """A PIL image (RGB) as a normalised ``(3, H, W)`` float32 tensor, not resized."""
-    return normalize(F.pil_to_tensor(image))
 
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
@@ -137,7 +128,7 @@ def eval_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2
 
 
 def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v2.Transform:
-    """The published training pipeline, with all its sizes scaled to a largest short side of ``size``, to uint8 pixels.
+    """The published training pipeline, with all its sizes scaled to a largest short side of ``size``.
 
     A flip; then half the time a resize, half the time a smaller resize, a random crop and a resize. At 800 / 1333
     these are the published numbers (480..800 in steps of 32; 400, 500 or 600 and a crop of 384..600); a small
@@ -147,8 +138,7 @@ def train_transform(size: int = EVAL_SIZE[0], max_size: int = EVAL_SIZE[1]) -> v
     sizes, crop_resize, crop = ([round(s * size / EVAL_SIZE[0]) for s in group] for group in published)
     resize = ResizeShortSide(sizes, max_size)
     cropped = v2.Compose([ResizeShortSide(crop_resize), RandomSizeCrop(*crop), resize])
-    last = ToModelInput(normalised=False)
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), last])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped]), ToModelInput()])
 
 
 def as_boxes(boxes: Any, height: int, width: int) -> tv_tensors.BoundingBoxes:
