@@ -207,10 +207,8 @@ def finetune(
         finally:
             run.progress.close()
         distributed.print_main(_ending(stopped, run))
-        result = TrainResult(
-            output_dir, output_dir / BEST_CHECKPOINT, output_dir / LAST_CHECKPOINT, stopped, run.history
-        )
-        result.best = run.best
+        best, last = output_dir / BEST_CHECKPOINT, output_dir / LAST_CHECKPOINT
+        result = TrainResult(output_dir, best, last, stopped, run.history, run.best)
         if not run.history:
             result.checkpoint = result.last
             if distributed.is_main():
