@@ -21,12 +21,14 @@ from dino_nb.evaluation.analysis import image_counts
 from dino_nb.evaluation.coco import read_results, score
 from dino_nb.evaluation.drawing import draw_found
 from dino_nb.evaluation.evaluate import EvalResult, evaluate
-from dino_nb.evaluation.matching import CROWD, match
+from dino_nb.evaluation.matching import NOTHING, match
 from dino_nb.evaluation.thresholds import Thresholds
 from dino_nb.files import write_text
 from dino_nb.printer import Block, Lines, Printed, Table, counted, to_page, to_text
 
 _IOUS, _RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
+_AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # square pixels
+_MANY = 200_000  # detections from which there are no intervals for sizes of objects, which take four times as long
 _WORK = 3e7  # detections times samples, which bounds the time that intervals take
 _SHOWN = 4  # images
 
@@ -131,11 +133,12 @@ def compare(
     size = len(a.scores.found) + len(b.scores.found)
     samples = int(np.clip(_WORK / max(1, size), min(100, samples), samples))
     draws = np.random.default_rng(seed).multinomial(len(common), np.full(len(common), 1 / len(common)), samples)
-    ap, recall = (after - before for before, after in zip(*(_bootstrap(one.scores, draws) for one in (a, b))))
-    spread = {"AP": ap, "AP50": ap[..., :1], "AP75": ap[..., 5:6], "AR100": recall}
+    areas = _AREAS if size < _MANY else {"": _AREAS[""]}
+    before, after = (_bootstrap(one.scores, draws, areas) for one in (a, b))
+    spread = {name: after[name] - before[name] for name in before}
     rows = [_row(n, a.metrics[n], b.metrics[n], spread.get(n)) for n in a.metrics]
     pairs = enumerate(zip(a.per_class, b.per_class))
-    classes = [_row(x["name"], x["AP"], y["AP"], ap[:, [i]]) for i, (x, y) in pairs]
+    classes = [_row(x["name"], x["AP"], y["AP"], spread["AP"][:, [i]]) for i, (x, y) in pairs]
     f1 = [image_counts(one.scores, Thresholds(one.scores).best) for one in (a, b)]
     changed = [(i, f1[0][i]["f1"], f1[1][i]["f1"]) for i in common if f1[0][i]["f1"] != f1[1][i]["f1"]]
     return Comparison(a, b, rows, classes, sorted(changed, key=lambda c: -abs(c[2] - c[1])))
@@ -174,30 +177,50 @@ def _result(given, cocodir, split, options):
     return EvalResult(scores, match, dataset, 0.0, 0.0, {"checkpoint": saved.get("checkpoint") or str(path)})
 
 
-def _bootstrap(scores, draws):
-    """AP and recall ``(samples, classes, 10 IoUs)`` with each image as often as ``draws (samples, images)`` says; NaN
-    where there is no object."""
-    table, truth = scores.found.table, scores.truth[scores.truth[:, 5] == 0]
-    status = [match(table, scores.truth, iou) for iou in _IOUS]
+def _bootstrap(scores, draws, areas):
+    """Metric -> ``(samples, classes, 10 IoUs)`` with each image as often as ``draws (samples, images)`` says; NaN where
+    there is no object of the class."""
+    parts = {}
+    for end, (low, high) in areas.items():
+        ap, recall = _resampled(scores, draws, low, high)
+        parts |= {f"AP{end}": ap, f"AR{end or 100}": recall[..., 2]}
+        if not end:
+            parts |= {"AP50": ap[..., :1], "AP75": ap[..., 5:6], "AR1": recall[..., 0], "AR10": recall[..., 1]}
+    return parts
+
+
+def _resampled(scores, draws, low, high):
+    """AP, and recall ``(..., 3)`` of the best 1, 10 and 100 detections, of objects with an area from ``low`` to
+    ``high``; others are ignored, as COCO does."""
+    table, truth = scores.found.table, scores.truth
+    outside = (truth[:, 7] < low) | (truth[:, 7] > high)
+    areas = table[:, 3] * table[:, 4]
+    elsewhere = (areas < low) | (areas > high)
+    counts = ~outside & (truth[:, 5] == 0)
+    status = [match(table, truth, iou, ignored=outside) for iou in _IOUS]
     ap = np.full((len(draws), len(scores.per_class), len(_IOUS)), np.nan)
-    recall = ap.copy()
+    recall = np.full((*ap.shape, 3), np.nan)
     for k in range(len(scores.per_class)):
         own = np.flatnonzero(table[:, 6] == k)
         own = own[np.lexsort((table[own, 0], -table[own, 5]))]  # of equal scores COCO takes the earlier image first
         images = table[own, 0].astype(np.int64)
-        objects = draws[:, truth[truth[:, 6] == k, 0].astype(np.int64)].sum(1)
+        by_image = np.argsort(images, kind="stable")
+        rank = np.argsort(by_image) - np.searchsorted(images[by_image], images)  # in its image
+        own, images, rank = (values[rank < 100] for values in (own, images, rank))
+        objects = draws[:, truth[counts & (truth[:, 6] == k), 0].astype(np.int64)].sum(1)
         hits = [np.flatnonzero(s[own] >= 0) for s in status]
-        uncrowded = [s[own] != CROWD for s in status]
+        counted = [(s[own] >= 0) | ((s[own] == NOTHING) & ~elsewhere[own]) for s in status]
         for n in np.flatnonzero(objects):
             weight = draws[n, images]
-            for i, (hit, known) in enumerate(zip(hits, uncrowded)):
+            for i, (hit, known) in enumerate(zip(hits, counted)):
                 # precision is highest where a hit has just been counted, so only these ranks matter
                 found = np.cumsum(weight[hit])
                 total = np.cumsum(weight * known)[hit]
                 envelope = np.maximum.accumulate((found / np.maximum(total, 1))[::-1])[::-1]
                 at = np.searchsorted(found / objects[n], _RECALLS)
                 ap[n, k, i] = np.append(envelope, 0)[at].mean()
-                recall[n, k, i] = found[-1] / objects[n] if len(found) else 0
+                one, ten = (np.dot(weight[hit], rank[hit] < most) for most in (1, 10))
+                recall[n, k, i] = np.array([one, ten, found[-1] if len(found) else 0]) / objects[n]
     return ap, recall
 
 

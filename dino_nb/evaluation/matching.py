@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 NOTHING, CROWD = -1, -2
 
 
-def match(found: NDArray, truth: NDArray, iou: float = 0.5, any_class: bool = False) -> NDArray:
+def match(
+    found: NDArray, truth: NDArray, iou: float = 0.5, any_class: bool = False, ignored: NDArray | None = None
+) -> NDArray:
     """The row of ``truth`` that each row of ``found`` takes; ``NOTHING`` if it is wrong, ``CROWD`` if it is in one.
 
     In each image the detection of the highest score chooses first, and takes the free object of its class that it
@@ -24,6 +26,7 @@ def match(found: NDArray, truth: NDArray, iou: float = 0.5, any_class: bool = Fa
     Args:
         iou: the overlap that a match needs; of a crowd, the share of the detection that lies in it.
         any_class: match objects of other classes, too (not crowds), for a confusion matrix.
+        ignored: ``(m,)`` objects that do not count (of other sizes): they are taken last, and give ``CROWD``.
     """
     from hotcoco.primitives import bbox_iou
 
@@ -34,14 +37,15 @@ def match(found: NDArray, truth: NDArray, iou: float = 0.5, any_class: bool = Fa
         crowd = truth[objects, 5] > 0
         overlap = bbox_iou(found[mine, 1:5], truth[objects, 1:5], crowd)
         overlap[(found[mine, 6:7] != truth[objects, 6]) & (crowd | (not any_class))] = 0
-        candidates, free = np.flatnonzero((overlap >= least).any(1)), ~crowd
+        aside = crowd if ignored is None else crowd | ignored[objects]
+        candidates, free = np.flatnonzero((overlap >= least).any(1)), np.ones(len(objects), bool)
         for i in candidates[np.argsort(-found[mine[candidates], 5], kind="stable")]:
-            own = np.where(free, overlap[i], 0)
-            best = len(own) - 1 - int(own[::-1].argmax())  # of equal overlaps COCO takes the last
-            if own[best] >= least:
-                taken[mine[i]], free[best] = objects[best], False
-            elif overlap[i, crowd].max(initial=0) >= least:
-                taken[mine[i]] = CROWD
+            for kind in (~aside, aside):
+                own = np.where(free & kind, overlap[i], 0)
+                best = len(own) - 1 - int(own[::-1].argmax())  # of equal overlaps COCO takes the last
+                if own[best] >= least:
+                    taken[mine[i]], free[best] = CROWD if aside[best] else objects[best], crowd[best]
+                    break
     return taken
 
 

@@ -81,7 +81,8 @@ def threshold(result: Any) -> list[Block]:
     found = result.thresholds
     lines = [f"At {found.used:.3f}: precision {found.precision:.3f}, recall {found.recall:.3f}, F1 {found.f1:.3f}."]
     lines += [f"The best F1, {found.best_f1:.3f}, is at {found.best:.3f}."] if found.used != found.best else []
-    series = [(name, found.curves["score"], found.curves[name], color) for name, color in zip(_RATES, COLORS)]
+    named = {name: name.replace("f1", "F1") for name in _RATES}
+    series = [(named[k], found.curves["score"], found.curves[k], color) for k, color in zip(_RATES, COLORS)]
     rows = [(r["name"], *(r[k] for k in (*_RATES, "threshold", "best_f1"))) for r in found.rows]
     heads = ("class", "precision", "recall", "F1", "own best threshold", "F1 there")
     certain, right = ([b[k] for b in found.reliability] for k in ("score", "right"))

@@ -37,19 +37,25 @@ def without(result, kept):
     return path
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize("seed", range(12))
 def test_bootstrap_with_every_image_once_is_coco(seed):
     truth, results = random_case(seed)
-    scores = score(to_pycocotools(truth), results[:99])
-    ap, recall = module._bootstrap(scores, np.ones((1, len(truth["images"])), int))
+    scores = score(to_pycocotools(truth), results)
+    found = module._bootstrap(scores, np.ones((1, len(truth["images"])), int), module._AREAS)
+    assert set(found) == set(scores.metrics)
+    for name, values in found.items():
+        assert np.nan_to_num(np.nanmean(values), nan=-1) == pytest.approx(scores.metrics[name]), name
     for k, row in enumerate(scores.per_class):
         if row["objects"]:
-            assert ap[0, k].mean() == pytest.approx(row["AP"]) and ap[0, k, 0] == pytest.approx(row["AP50"])
-            assert recall[0, k].mean() == pytest.approx(row["AR100"])
+            assert [found[n][0, k].mean() for n in ("AP", "AP50", "AR100")] == pytest.approx(
+                [row["AP"], row["AP50"], row["AR100"]]
+            )
         else:
-            assert np.isnan(ap[0, k]).all()
+            assert np.isnan(found["AP"][0, k]).all()
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_bootstrap_counts_an_image_as_often_as_it_is_drawn():
     """As if the image was there twice, under another id."""
     truth, results = random_case(5, images=3)
@@ -60,8 +66,9 @@ def test_bootstrap_counts_an_image_as_often_as_it_is_drawn():
         {**a, "id": 1000 + i, "image_id": 99} for i, a in enumerate(truth["annotations"]) if a["image_id"] == 11
     ]
     again = score(to_pycocotools(twice), results + [{**r, "image_id": 99} for r in results if r["image_id"] == 11])
-    ap, _ = module._bootstrap(scores, np.array([[1, 2, 1]]))
-    assert np.nanmean(ap[0]) == pytest.approx(again.metrics["AP"], abs=1e-9)
+    found = module._bootstrap(scores, np.array([[1, 2, 1]]), module._AREAS)
+    for name in ("AP", "APs", "APl", "AR1", "AR10"):
+        assert np.nan_to_num(np.nanmean(found[name][0]), nan=-1) == pytest.approx(again.metrics[name], abs=1e-9)
 
 
 def test_compare_says_that_worse_results_are_worse(evaluated, folder):
