@@ -40,9 +40,9 @@ _PUBLISHED_BACKBONES = {"swin_L_384_22k": "swin_large_patch4_window12_384_22k.pt
 
 def load_source(checkpoint: Any) -> DINO | None:
     """The network to start from: of a name or path, a ``Detector``'s, a module itself; None for none."""
-    if checkpoint is None or not isinstance(checkpoint, (str, os.PathLike)):
-        return None if checkpoint is None else as_model(checkpoint)
-    return as_model(distributed.run_on_main(locate, checkpoint), "cpu")  # the main process downloads
+    if isinstance(checkpoint, (str, os.PathLike)):
+        return as_model(distributed.run_on_main(locate, checkpoint), "cpu")  # the main process downloads
+    return None if checkpoint is None else as_model(checkpoint)
 
 
 def new_model(
