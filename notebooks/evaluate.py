@@ -51,7 +51,7 @@ CHECKPOINT = "auto"  # @param {type:"string"}
 SPLIT = "val"  # @param ["val", "test", "train"]
 THRESHOLD = 0.0  # @param {type:"slider", min:0.0, max:1.0, step:0.05}
 LIMIT = 0  # @param {type:"integer"}
-AMP = False  # @param {type:"boolean"}
+AMP = "auto"  # @param ["auto", "fp32", "fp16"]
 OUTPUT_DIR = "evaluation"  # @param {type:"string"}
 INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"}
 
@@ -60,7 +60,8 @@ INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"
 # - `THRESHOLD`: from which score on a detection is drawn and counted as an error; 0 takes the best one, see below.
 #   The AP does not depend on it.
 # - `LIMIT`: score only so many images (0: all).
-# - `AMP`: compute in half precision. Faster on a GPU; the AP changes in the third digit at most.
+# - `AMP`: `auto` computes in half precision on a GPU if it finds the same as float32 on the first images; papers use
+#   `fp32`.
 # - `OUTPUT_DIR`: where the report and the detections go.
 
 # %% [markdown]

@@ -114,7 +114,7 @@ def test_create_dataset_upload_that_is_cancelled_is_a_sentence(colab_session):
 
 
 def test_evaluate_scores_some_training_images(sample_coco):
-    settings = {"SPLIT": "train", "LIMIT": 3, "AMP": True, "THRESHOLD": 0.5, "OUTPUT_DIR": "out"}
+    settings = {"SPLIT": "train", "LIMIT": 3, "AMP": "fp32", "THRESHOLD": 0.5, "OUTPUT_DIR": "out"}
     seen = run("evaluate", COCODIR=str(sample_coco), **settings)
     assert len(seen["result"].image_ids) == 3 and Path("out/results.json").exists()
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 import dino_nb
 from dino_nb.checkpoints import load, zoo
-from dino_nb.cli import main
+from dino_nb.cli import VERBS, main
+from dino_nb.options import parse_options
 from tests import readme_image
 
 ROOT = Path(__file__).parents[1]
@@ -75,21 +76,73 @@ def test_readme_python_runs(here, monkeypatch):
     assert set(values["outputs"]) >= {"pred_logits", "pred_boxes"}
 
 
-def test_readme_flags_exist(capsys):
-    """Commands in the text take files that are not here: their verb and flags must exist."""
-    for command in [*inline("dino-nb "), *inline("torchrun ")]:
+@pytest.fixture
+def helps(capsys):
+    """``helps(verb)``: the help of a verb, each flag in both of its spellings."""
+
+    def text(verb):
+        assert main([verb, "--help"]) == 0
+        told = capsys.readouterr().out
+        return told + told.replace("-", "_").replace("__", "--")
+
+    return text
+
+
+def test_readme_commands_in_text_and_tables_are_known(helps):
+    """They take files that are not here: their verb and flags must exist."""
+    commands = [*inline("dino-nb "), *inline("torchrun "), *inline("predict "), *inline("convert "), *inline("eval")]
+    assert len(commands) > 15
+    for command in commands:
         words = shlex.split(command)
-        verb = words[words.index("dino_nb") + 1] if "dino_nb" in words else words[1]
+        words = words[words.index("dino_nb") :] if "dino_nb" in words else words
+        verb, *rest = words[1:] if words[0] in ("dino-nb", "dino_nb") else words
         if verb == "VERB":
             continue
-        assert main([verb, "--help"]) == 0
-        text = capsys.readouterr().out
-        for flag in re.findall(r"(?<=\s)--?[a-z][\w-]*", command.split("dino_nb")[-1]):
-            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text.replace("_", "-") + text), f"{command}: {flag}"
+        assert verb in VERBS, command
+        for flag in [word for word in rest if word.startswith("-")]:
+            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", helps(verb)), f"{command}: {flag}"
+
+
+def test_readme_flags_and_options_in_text_are_known(helps):
+    """A flag without its command, as in "try ``--augment light``", is one of some verb; ``--options`` are settings."""
+    known = "\n".join(helps(verb) for verb in VERBS)
+    ours = README.split("## If you come from")[0] + README.split("## Formats")[1]
+    found = sorted(set(re.findall(r"`(--[a-z][^`]*)`", ours)))
+    assert len(found) > 12
+    for text in found:
+        if text.startswith("--shm-size"):
+            continue  # docker's
+        flag, *values = shlex.split(text)
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), text
+        if flag == "--options" and "..." not in text:
+            assert parse_options(values), text
+    for text in re.findall(r"`(\w+=[\w.()]+)`", ours):
+        assert text.startswith("DINO_NB_") or parse_options([text]), text
+
+
+def test_readme_names_of_python_fields_and_variables_exist():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "dino_nb").rglob("*.py"))
+    source += (ROOT / "setup.py").read_text(encoding="utf-8")
+    notebooks = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("*.py"))
+    for name in re.findall(r"`([A-Z][A-Z_]{4,})\b", README):
+        form = re.search(rf"^{name} = ", notebooks, re.M)
+        assert form or name in source, name
+    for path in re.findall(r"\bdino_nb\.([\w.]+)\(", README):
+        value = dino_nb
+        for part in path.split("."):
+            value = getattr(value, part)
+
+
+def test_readme_numbers_are_measured():
+    measured = (ROOT / "tests" / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    table = README.split("## Results")[1].split("No GPU")[0]
+    numbers = set(re.findall(r"(?<![\w.])\d+\.\d+(?!\w)", table))
+    assert len(numbers) > 8
+    assert [number for number in numbers if number not in measured] == []
 
 
 def test_readme_make_targets_exist():
-    targets = {line.split()[1] for line in lines_of("bash") if line.startswith("make ")}
+    targets = {line.split()[1] for line in [*lines_of("bash"), *inline("make ")] if line.startswith("make ")}
     assert targets == {"demo", "test", "quick", "test-browser"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in targets:

@@ -131,6 +131,15 @@ class Notebook:
         """Texts that cells wrote to stderr and that are longer than a few lines."""
         return [text for text in self.page.evaluate(STDERR) if len(text) > 1500]
 
+    def save(self):
+        """Save the notebook with its outputs."""
+        self.page.evaluate("async () => { await window.jupyterapp.commands.execute('docmanager:save'); }")
+
+    def sides(self, cell, selector):
+        """(left, right) of each part of a cell that ``selector`` finds and that is shown, in pixels of the page."""
+        boxes = [part.bounding_box() for part in cell.locator(selector).all() if part.is_visible()]
+        return [(box["x"], box["x"] + box["width"]) for box in boxes]
+
     def complaints(self):
         """What the page logged as an error, noise of JupyterLab itself left out."""
         return [text for text in self.console if not any(word in text for word in HARMLESS)]

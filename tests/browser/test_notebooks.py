@@ -114,3 +114,38 @@ def test_inference_runs_and_follows_mouse_and_keyboard(opened):
     after, _ = notebook.changes(cell, lambda: notebook.slider(cell, "layer").press("ArrowRight"))
     assert "1 of 4" in before and "2 of 4" in after
     look(notebook, "inference_and_visualization")
+    fits_a_narrow_window(notebook)
+    opens_again_with_a_new_kernel(notebook)
+
+
+def fits_a_narrow_window(notebook):
+    """460 pixels: sliders keep a track, nothing is cut, and the slider's number is the caption's."""
+    notebook.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+    notebook.page.set_viewport_size({"width": 460, "height": 900})
+    notebook.page.wait_for_timeout(700)
+    for tag in ("explore", "compare"):
+        cell = notebook.cell(tag)
+        cell.scroll_into_view_if_needed()
+        [(left, right), *_] = notebook.sides(cell, ".dino-view")
+        tracks = notebook.sides(cell, ".dino-controls .noUi-target")
+        assert len(tracks) >= 2 and min(b - a for a, b in tracks) > 60
+        for a, b in [*tracks, *notebook.sides(cell, ".dino-controls select, .dino-view img, .dino-view svg")]:
+            assert left - 1 <= a and b <= right + 1 and b <= 460
+        number = cell.locator(".dino-controls .widget-readout").first.inner_text()
+        assert f"{number} of " in cell.locator(".jp-OutputArea").first.inner_text()
+    notebook.screenshot(SHOTS / "inference_and_visualization-narrow.png", 460)
+
+
+def opens_again_with_a_new_kernel(notebook):
+    """The saved notebook shows the last image in the widgets' place."""
+    notebook.save()
+    notebook.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    notebook.page.reload()
+    notebook.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    notebook.page.wait_for_timeout(4000)  # JupyterLab looks for the widgets' models in the kernel first
+    for tag in ("explore", "compare", "layers"):
+        cell = notebook.cell(tag)
+        cell.scroll_into_view_if_needed()
+        image = cell.locator(".jp-OutputArea img").first
+        assert image.is_visible() and image.evaluate("image => image.naturalWidth") > 100
+        assert "model not found" not in cell.locator(".jp-OutputArea").first.inner_text()
