@@ -5,7 +5,6 @@ restore("/content/drive/MyDrive/coco.zip", "/content/coco")    # in the next
 """
 
 import lzma
-import re
 import shutil
 import stat
 import tarfile
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 from dino_nb import files
 from dino_nb.data.images import is_image
 from dino_nb.errors import UserError, disk_errors, explain, printable
-from dino_nb.files import atomic_path, links_out
+from dino_nb.files import atomic_path, leaves_folder, links_out
 from dino_nb.prepare.folders import DEEPEST, is_cocodir, new_folder
 
 MAX_RATIO = 200  # unpacked to packed bytes; images have about 1, text 10
@@ -155,9 +154,8 @@ def _entries(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 def _target(archive: Path, folder: Path, name: str) -> Path | None:
     """Where an entry goes; None if it is to be skipped."""
-    path = name.replace("\\", "/")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if path.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", path) or "\0" in path or not parts:
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if leaves_folder(name) or not parts:
         _refuse(archive, name, "would be written outside of its folder")
     if len(parts) > DEEPEST:
         _refuse(archive, name, "is nested too deeply")

@@ -91,7 +91,7 @@ def class_ids(source: Source, images: list[ImageRow], listed: dict[str, Any] | N
             file = next(i.file for i in images if i.split == split and any(b.name == name for b in i.boxes))
             source.note(
                 f"{_some(only)}: only in {split} ({splits[split][name]:,} boxes of {printable(name)!r}, as in {file}), "
-                "so never learnt. Move images of it to train, correct its name, or say --resplit (resplit=True)."
+                "so never learned. Move images of it to train, correct its name, or say --resplit (resplit=True)."
             )
     names = dict(listed or {})
     names |= dict.fromkeys(sorted(found - set(names)))

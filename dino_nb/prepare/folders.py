@@ -40,7 +40,7 @@ def refuse_existing(path: Path | str, overwrite: bool = False) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(near: Path, what: str) -> Iterator[Path]:
-    """A private folder beside ``near``, hence on its disk; it is removed at the end, whatever happens."""
+    """A private folder beside ``near``, so on the same disk. It is removed at the end, whatever happens."""
     near.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{near.name[:100]}."
     with tempfile.TemporaryDirectory(f".{what}", prefix, near.parent, ignore_cleanup_errors=True) as folder:

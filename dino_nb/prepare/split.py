@@ -47,7 +47,7 @@ def divide(
     same: dict[Hashable, int] = {}  # equal bytes belong together even where they tell nothing, as in a flat image
     groups = [same.setdefault(keys[id(image)], group) for image, group in zip(rows, groups)]
     if twins := len(groups) - len(set(groups)):
-        source.note(f"kept on the same side as others that they nearly look like: {counted(twins, 'image')}.")
+        source.note(f"on one side of train and val with images that look nearly the same: {counted(twins, 'image')}.")
     val = stratified([(g, {box.name for box in i.boxes}) for g, i in zip(groups, rows)], val_fraction, seed)
     for i, image in enumerate(rows):
         image.split = "val" if i in val else "train"

@@ -74,7 +74,7 @@ def test_frames_of_a_video_are_on_one_side(tmp_path, seed):
             dataset[name] = ((160, 120), [("cat", 1, 1, 50, 60)])
     put(tmp_path / "s/labels.json", coco_dict(dataset, ["cat"]))
     report = convert(tmp_path / "s", tmp_path / "o", seed=seed)
-    assert "others that they nearly look like" in str(report) and report.splits["val"]["images"] == 12
+    assert "images that look nearly the same" in str(report) and report.splits["val"]["images"] == 12
     sides = []
     for split in ("train", "val"):
         coco = json.loads((tmp_path / f"o/annotations/instances_{split}2017.json").read_text())

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 from dino_nb.data.images import is_image
 from dino_nb.prepare.formats.source import Source
+from dino_nb.prepare.formats.values import path_parts
 
 _LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test", "trainval": "trainval"}
 
@@ -60,7 +61,7 @@ def _stem(name: str) -> str:
     stem, ending = posixpath.splitext(path)
     path = stem if ending.lower() == ".xml" or is_image(path) else path
     # /content/set/JPEGImages/a/1.jpg: what is below the folder of images tells
-    parts = [p for p in path.split("/") if p not in ("", ".", "..")]
+    parts = path_parts(path)
     for i, part in enumerate(parts[:-1]):
         if part.lower() in ("jpegimages", "annotations", "images"):
             return "/".join(parts[i + 1 :])

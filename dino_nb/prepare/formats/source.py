@@ -20,7 +20,7 @@ from dino_nb.data.images import is_image, unsupported
 from dino_nb.data.json_file import BadJson, read_json
 from dino_nb.errors import UserError, did_you_mean, explain, printable
 from dino_nb.prepare.folders import DEEPEST
-from dino_nb.prepare.formats.values import class_name, split_of
+from dino_nb.prepare.formats.values import class_name, path_parts, split_of
 from dino_nb.prepare.table import BoxRow, ImageRow
 from dino_nb.printer import counted, examples
 
@@ -236,7 +236,7 @@ class Source:
 
     def images_named(self, name: str, near: str = "", split: str | None = None) -> list[str]:
         """Keys of the images that fit best, as `find_image`: none, one, or several that fit equally."""
-        parts = [p for p in str(name).replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
+        parts = path_parts(name)
         base = _plain(parts[-1]) if parts else ""
         found = self._by_name.get(base) or self._by_stem.get(base, [])
         if not found and is_image(base):  # the same image saved as another kind of file

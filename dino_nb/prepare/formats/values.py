@@ -28,6 +28,11 @@ def _split_word(word: str, strict: bool) -> str | None:
     )
 
 
+def path_parts(path: object) -> list[str]:
+    """The folders and the name of a path of any system, without what leads nowhere or upwards."""
+    return [part for part in str(path).replace("\\", "/").strip().split("/") if part not in ("", ".", "..")]
+
+
 def finite(values: Iterable[Any], count: int) -> list[float] | None:
     """``count`` finite floats of ``values``, or None."""
     try:

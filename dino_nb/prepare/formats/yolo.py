@@ -10,7 +10,7 @@ from typing import Any
 
 from dino_nb.errors import UserError, printable
 from dino_nb.prepare.formats.source import Source
-from dino_nb.prepare.formats.values import around, bounds, class_name, finite, split_of
+from dino_nb.prepare.formats.values import around, bounds, class_name, finite, path_parts, split_of
 from dino_nb.prepare.table import Annotations, BoxRow, ImageRow
 from dino_nb.printer import counted
 
@@ -159,15 +159,11 @@ def _split_folders(source: Source, settings: dict[str, Any], yaml: str) -> dict[
 def _inside(source: Source, start: list[str], entry: str) -> list[str] | None:
     """Keys for a path of a YAML (its folder, its ``path``, the entry), which may be relative to somewhere else: the
     longest ending that is here."""
-
-    def parts(path: str) -> list[str]:
-        return [p for p in path.replace("\\", "/").strip().split("/") if p not in ("", ".", "..")]
-
     above = {parent.as_posix() for key in source.images for parent in PurePosixPath(key).parents}
     folders = {folder.lower(): folder for folder in above}
     files = {key.lower(): key for key in source.ending(".txt")}
-    own = parts(entry)
-    whole = [*parts(start[0]), *parts(start[1]), *own]
+    own = path_parts(entry)
+    whole = [*path_parts(start[0]), *path_parts(start[1]), *own]
     for tried in (whole[i:] for i in range(len(whole) + 1)):
         key = "/".join(tried).lower() or "."
         if key in folders and (tried or not own):
