@@ -101,9 +101,10 @@ def draw_boxes(
     width = max(2, round(short / 250))
     canvas = ImageDraw.Draw(canvas_image)
     corners = [_inside(box, canvas_image.size) for box in boxes]
-    # Large boxes first: small ones stay visible on top of them.
-    for i in sorted(range(len(boxes)), key=lambda i: -_area(corners[i])):
-        _outline(canvas, corners[i], paints[i], _line_width(corners[i], width), lines[i])
+    sides = [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in corners]
+    # Large boxes first: small ones stay visible on top of them, with thinner lines that leave something to see.
+    for i in sorted(range(len(boxes)), key=lambda i: -sides[i][0] * sides[i][1]):
+        _outline(canvas, corners[i], paints[i], min(width, max(1, min(sides[i]) // 10)), lines[i])
     captions = [_captions(labels[i] if labels else None, scores[i] if scores else None) for i in range(len(boxes))]
     # The most certain name chooses its place first, and is drawn last: nothing covers it.
     order = sorted((i for i in range(len(boxes)) if captions[i]), key=lambda i: -(scores[i] or 0) if scores else 0)
@@ -111,9 +112,8 @@ def draw_boxes(
     for i in order:
         tags.place(i, captions[i])
     for i, text, size, place in reversed(tags.placed):
-        ink = _ink(paints[i])
+        ink, pad = _ink(paints[i]), max(2, size // 6)
         canvas.rectangle(place, fill=paints[i], outline=ink if ink == "black" else None)
-        pad = max(2, size // 6)
         draw_text(canvas, (place[0] + pad, place[1] + pad // 2), text, size, ink, font_file)
     return canvas_image
 
@@ -134,7 +134,7 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[str, Color, str]]) ->
     canvas = ImageDraw.Draw(sheet)
     for (text, paint, line), (x, y) in zip(entries, places):
         top = image.height + y + 4
-        _outline(canvas, (x, top + 2, x + sample, top + high - 6), paint, 2, line)
+        _outline(canvas, (x, top + 2, x + sample, top + high - 6), _rgb(paint), 2, line)
         draw_text(canvas, (x + sample + size // 2, top), text, size, "white")
     return sheet
 
@@ -161,36 +161,32 @@ def _as_boxes(boxes: Boxes) -> npt.NDArray[np.float64]:
     return boxes
 
 
-def _paints(colors: Any, labels: Sequence[object] | None, n: int) -> list[Color]:
+def _paints(colors: Any, labels: Sequence[object] | None, n: int) -> list[tuple[int, ...]]:
     if colors is None:
-        return [color_of(label) for label in labels] if labels else [PALETTE[0]] * n
-    if isinstance(colors, Mapping):
-        return [_color(colors.get(label) or color_of(label)) for label in labels or [None] * n]
-    if isinstance(colors, str) or (
-        len(colors) in (3, 4) and all(np.isscalar(c) and not isinstance(c, str) for c in colors)
+        several = [color_of(label) for label in labels] if labels else [PALETTE[0]] * n
+    elif isinstance(colors, Mapping):
+        several = [colors.get(label) or color_of(label) for label in labels or [None] * n]
+    elif isinstance(colors, str) or (
+        len(colors) in (3, 4) and not any(np.size(c) > 1 or isinstance(c, str) for c in colors)
     ):
-        return [_color(colors)] * n
-    if len(colors) != n:
+        several = [colors] * n
+    elif len(colors) == n:
+        several = list(colors)
+    else:
         raise UserError(f"{n} boxes cannot be drawn with {len(colors)} colors: give one, or one for each box.")
-    return [_color(color) for color in colors]
+    return [_rgb(color) for color in several]
 
 
-def _color(color: Any) -> Color:
-    if isinstance(color, str):
-        _rgb(color)
-        return color
-    if len(color) not in (3, 4) or not all(isinstance(c, (int, np.integer)) and 0 <= c <= 255 for c in color):
-        raise UserError(f"a colour is a name, '#d55e00' or three numbers 0 to 255, not {color!r}.")
-    return tuple(map(int, color))
-
-
-def _rgb(paint: Color) -> tuple[int, ...]:
+def _rgb(color: Any) -> tuple[int, ...]:
     try:
-        return (ImageColor.getrgb(paint) if isinstance(paint, str) else paint)[:3]
+        values = ImageColor.getrgb(color) if isinstance(color, str) else color
     except ValueError:
         raise UserError(
-            f"there is no colour {paint!r}: give a name such as 'red', '#d55e00', or (213, 94, 0)."
+            f"there is no colour {color!r}: give a name such as 'red', '#d55e00', or (213, 94, 0)."
         ) from None
+    if len(values) not in (3, 4) or not all(isinstance(c, (int, np.integer)) and 0 <= c <= 255 for c in values):
+        raise UserError(f"a colour is a name, '#d55e00' or three numbers 0 to 255, not {color!r}.")
+    return tuple(map(int, values[:3]))
 
 
 def _inside(box: npt.NDArray[np.float64], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -201,50 +197,37 @@ def _inside(box: npt.NDArray[np.float64], size: tuple[int, int]) -> tuple[int, i
     return x0, y0, x1, y1
 
 
-def _area(corners: tuple[int, int, int, int]) -> int:
-    return (corners[2] - corners[0]) * (corners[3] - corners[1])
-
-
-def _line_width(corners: tuple[int, int, int, int], width: int) -> int:
-    """Thinner lines round small boxes, of which a thick one would leave nothing to see."""
-    return min(width, max(1, min(corners[2] - corners[0], corners[3] - corners[1]) // 10))
-
-
-def _ink(paint: Color) -> str:
+def _ink(paint: tuple[int, ...]) -> str:
     """Black or white, whichever stands out more from ``paint`` (WCAG relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in _rgb(paint))]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in paint)]
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
 
 
 def _outline(
-    canvas: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], paint: Color, width: int, line: str
+    canvas: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], paint: tuple[int, ...], width: int, line: str
 ) -> None:
     """A coloured line with a thin contrasting one outside and inside, which shows on any background."""
     x0, y0, x1, y1 = corners
     hair = max(1, width // 3)
-    halo = (x0 - hair, y0 - hair, x1 + hair, y1 + hair)
-    canvas.rectangle(halo, outline="black" if _ink(paint) == "black" else "white", width=width + 2 * hair)
+    canvas.rectangle((x0 - hair, y0 - hair, x1 + hair, y1 + hair), outline=_ink(paint), width=width + 2 * hair)
     dash = LINES[line] * width
     if not dash:
         canvas.rectangle(corners, outline=paint, width=width)
         return
-    for x in range(x0, x1 + 1, 2 * dash):
-        for y in (y0, max(y0, y1 - width + 1)):
-            canvas.rectangle((x, y, min(x + dash - 1, x1), min(y + width - 1, y1)), fill=paint)
-    for y in range(y0, y1 + 1, 2 * dash):
-        for x in (x0, max(x0, x1 - width + 1)):
-            canvas.rectangle((x, y, min(x + width - 1, x1), min(y + dash - 1, y1)), fill=paint)
+    right, bottom = max(x0, x1 - width + 1), max(y0, y1 - width + 1)
+    places = [(x, y, dash, width) for x in range(x0, x1 + 1, 2 * dash) for y in (y0, bottom)]
+    places += [(x, y, width, dash) for y in range(y0, y1 + 1, 2 * dash) for x in (x0, right)]
+    for x, y, wide, high in places:
+        canvas.rectangle((x, y, min(x + wide - 1, x1), min(y + high - 1, y1)), fill=paint)
 
 
 def _captions(label: object, score: float | None) -> list[str]:
     """What a tag says, and what it says where that does not fit."""
-    name = "" if label is None else " ".join(str(label).split())
-    name = "".join(c for c in name if c.isprintable())
+    name = "".join(c for c in " ".join(str("" if label is None else label).split()) if c.isprintable())
     if len(name) > _LONGEST_NAME:
         name = name[: _LONGEST_NAME - 1] + "…"
     percent = "" if score is None else f"{100 * score:.0f}%"
-    full = " ".join(part for part in (name, percent) if part)
-    return list(dict.fromkeys(text for text in (full, name) if text))
+    return list(dict.fromkeys(text for text in (f"{name} {percent}".strip(), name) if text))
 
 
 class _Tags:

@@ -176,14 +176,16 @@ def test_sigterm_leaves_no_temporary_files(tmp_path):
 
 def test_bench_of_a_checkpoint_says_times_ap_and_conditions(sample_coco, tmp_path, capsys):
     command = ["bench", "dino-tiny", str(sample_coco), "--device", "cpu", "--images", "2"]
-    assert main([*command, "--variants", "fp32", "optimized", "--json", str(tmp_path / "b.json")]) == 0
-    header, fp32, optimized, conditions = capsys.readouterr().out.splitlines()
+    assert main([*command, "--variants", "fp32", "bf16", "predict", "--json", str(tmp_path / "b.json")]) == 0
+    header, fp32, half, predict, conditions = capsys.readouterr().out.splitlines()
     assert header.split()[:2] == ["variant", "images/s"] and header.endswith("AP")
-    assert fp32.split()[0] == "fp32" and optimized.split()[0] == "optimized"
+    assert fp32.split()[0] == "fp32" and half.split()[0] == "bf16"
+    assert predict.split()[0] == "predict" and predict.split()[2:6] == ["-"] * 4  # from file to result
     assert "checkpoint dino-tiny" in conditions and "threads" in conditions and torch.__version__ in conditions
     told = json.loads((tmp_path / "b.json").read_text())
-    assert [row["variant"] for row in told["results"]] == ["fp32", "optimized"]
-    for row in told["results"]:
+    assert [row["variant"] for row in told["results"]] == ["fp32", "bf16", "predict"]
+    assert told["results"][2]["p50_ms"] > 0
+    for row in told["results"][:2]:
         stages = [row[f"{stage}_ms"] for stage in ("read", "resize", "network", "select")]
         assert min(stages) > 0 and row["p50_ms"] <= row["p99_ms"] and 0 <= row["AP"] <= 1
     assert told["conditions"]["images"] == 2 and told["conditions"]["batch_size"] == 1

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dino_nb.checkpoints.checkpoint import FORMAT, describe_as, read_config_of
+from dino_nb.config import ModelConfig
 from dino_nb.errors import UserError
 from dino_nb.files import size_text
+from dino_nb.models.query_selection import CANDIDATES
 
 
 class OnnxModel(nn.Module):
@@ -46,13 +48,24 @@ class OnnxModel(nn.Module):
         try:
             outputs = self.session.run(["scores", "labels", "boxes"], inputs)
         except Exception as error:  # onnxruntime has a class of its own for each kind of trouble
-            raise UserError(f"{self.path} cannot be run on {width} x {height} pixels: {_first_line(error)}") from error
+            side = _least_side(self.config)
+            few = f"it needs about {side} x {side}, to have enough tokens for its queries"
+            why = few if width * height < side**2 else _first_line(error)
+            raise UserError(f"{self.path} cannot be run on {width} x {height} pixels: {why}.") from error
         scores, labels, boxes = (torch.from_numpy(output)[0] for output in outputs)
         logits = torch.full((len(scores), self.config.num_classes), -100.0)
         logits.scatter_(1, labels[:, None], torch.logit(scores.clamp(1e-30, 1 - 1e-7))[:, None])
         relative = boxes / torch.tensor([width, height, width, height])
         centres = torch.cat([relative[:, :2] + relative[:, 2:], 2 * (relative[:, 2:] - relative[:, :2])], 1) / 2
         return {"pred_logits": logits, "pred_boxes": centres}
+
+
+def _least_side(config: ModelConfig) -> int:
+    """Pixels of the smallest square image with a token for every query, and for those left out as near-duplicates."""
+    tokens = config.num_queries * (CANDIDATES if config.proposal_nms else 1)
+    stride = 4 * 2 ** config.return_interm_indices[0]
+    strides = [stride * 2**level for level in range(config.num_feature_levels)]
+    return next(side for side in range(32, 10_000, 32) if sum((-(-side // s)) ** 2 for s in strides) >= tokens)
 
 
 def _session(path: Path, device: torch.device | None) -> Any:

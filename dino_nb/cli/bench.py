@@ -31,7 +31,12 @@ LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]  # of an 800 x 1066 image at
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="time this; without it, the op")
     parser.add_argument("data", metavar="DATA", nargs="?", help="COCODIR, folder or image (default: drawn scenes)")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: fp32, and fp16 on a GPU")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        help="default: fp32 fp16 predict (GPU), fp32 optimized predict (CPU); predict: Detector, from file to result",
+    )
     parser.add_argument("--images", type=int, default=20, help="images that are timed (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write times and conditions to FILE")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")

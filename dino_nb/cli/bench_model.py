@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from dino_nb.checkpoints.load import load_model
 from dino_nb.checkpoints.onnx_file import OnnxModel
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.images import open_image
-from dino_nb.data.transforms import eval_transform
+from dino_nb.data.transforms import eval_transform, normalize
 from dino_nb.errors import UserError
 from dino_nb.evaluation.evaluate import evaluate
 from dino_nb.files import write_text
+from dino_nb.inference.detector import Detector
 from dino_nb.inference.export import export
 from dino_nb.inference.sources import leaves
 from dino_nb.models.dino import DINO
@@ -31,7 +32,8 @@ from dino_nb.models.postprocess import postprocess
 from dino_nb.prepare.scenes import draw_scene
 from dino_nb.version import __version__
 
-VARIANTS = ("fp32", "optimized", "fp16", "compiled", "onnx")
+VARIANTS = ("fp32", "optimized", "fp16", "bf16", "compiled", "onnx", "predict")
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _STAGES = ("read", "resize", "network", "select")
 _WARM_UP = 3
 
@@ -46,22 +48,23 @@ def bench_checkpoint(
 ) -> str:
     """Time ``checkpoint`` on ``images`` images of ``data``; the table and the conditions as text."""
     model = load_model(checkpoint, device)
-    names = variants or ["fp32", *(["fp16"] if device.type == "cuda" else [])]
+    names = variants or ["fp32", "fp16" if device.type == "cuda" else "optimized", "predict"]
     if isinstance(model, OnnxModel):
-        names = ["onnx"]
+        names = ["onnx", "predict"]
     if "fp16" in names and device.type != "cuda":
-        raise UserError("fp16 is for GPUs: on a CPU it is slower than fp32. Leave it out of --variants.")
+        raise UserError("fp16 is for GPUs: on a CPU it is slower than fp32. Leave it out of --variants, or say bf16.")
     cocodir = data if data and (Path(data) / "annotations").is_dir() else None
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = list(_files(data, cocodir, images, Path(folder)))
         for name in names:
             variant = _variant(model, name, device, Path(folder))
-            row = {"variant": name, **_time(variant, files, name == "fp16", device)}
-            if cocodir:
-                scored = evaluate(cocodir, variant, check=False, amp=name == "fp16", progress=False)
-                row["AP"] = scored.metrics["AP"]
-            rows.append(row)
+            amp = _HALF.get(name, False)
+            timed = _time_predict(model, files, device) if name == "predict" else _time(variant, files, amp, device)
+            rows.append({"variant": name, **timed})
+            if cocodir and name != "predict":
+                scored = evaluate(cocodir, variant, check=False, amp=amp, progress=False)
+                rows[-1]["AP"] = scored.metrics["AP"]
     conditions = {
         "checkpoint": checkpoint,
         "data": data or "drawn scenes",
@@ -96,16 +99,14 @@ def _variant(model: Any, name: str, device: torch.device, folder: Path) -> Any:
     if name == "onnx" and isinstance(model, DINO):
         path = export(copy.deepcopy(model).cpu(), folder / "model.onnx")
         return OnnxModel(path, device).eval()
-    if name == "optimized":
-        return copy.deepcopy(model).optimize()
+    if isinstance(model, DINO):
+        model = copy.deepcopy(model).optimize(name in ("optimized", *_HALF))
     if name == "compiled":
-        compiled = copy.deepcopy(model)
-        compiled.compile(dynamic=True)
-        return compiled
+        model.compile(dynamic=True)
     return model
 
 
-def _time(model: Any, files: list[Path], amp: bool, device: torch.device) -> dict[str, Any]:
+def _time(model: Any, files: list[Path], amp: torch.dtype | bool, device: torch.device) -> dict[str, Any]:
     """Milliseconds of each stage (medians), latency percentiles, images per second, peak memory."""
     transform = eval_transform(*model.input_size)
     if device.type == "cuda":
@@ -119,7 +120,7 @@ def _time(model: Any, files: list[Path], amp: bool, device: torch.device) -> dic
             return result
 
         image = lap(open_image(file))
-        tensor = lap(transform(image).to(device))
+        tensor = lap(normalize(transform(image).to(device)))
         outputs = lap(infer(model, [tensor], amp))
         lap([{k: v.cpu() for k, v in one.items()} for one in postprocess(outputs, [(image.height, image.width)])])
         return [1e3 * (b - a) for a, b in itertools.pairwise(times)]
@@ -127,11 +128,23 @@ def _time(model: Any, files: list[Path], amp: bool, device: torch.device) -> dic
     for file in files[:_WARM_UP]:
         one(file)
     table = np.array([one(file) for file in files])
-    whole = table.sum(1)
+    stages = {f"{stage}_ms": float(np.median(table[:, i])) for i, stage in enumerate(_STAGES)}
+    return _summary(table.sum(1), device) | stages
+
+
+def _time_predict(model: Any, files: list[Path], device: torch.device) -> dict[str, Any]:
+    """The same for ``Detector.stream`` with its defaults: from files to results."""
+    results = Detector(copy.deepcopy(model) if isinstance(model, DINO) else model, device).stream(
+        [*files[:_WARM_UP], *files], progress=False
+    )
+    ends = [_now(device) for _ in results][_WARM_UP - 1 :]
+    return _summary(1e3 * np.diff(ends), device)
+
+
+def _summary(milliseconds: np.ndarray, device: torch.device) -> dict[str, Any]:
     return {
-        "images_per_second": 1e3 / whole.mean(),
-        **{f"{stage}_ms": float(np.median(table[:, i])) for i, stage in enumerate(_STAGES)},
-        **{f"p{share}_ms": float(np.percentile(whole, share)) for share in (50, 90, 99)},
+        "images_per_second": 1e3 / milliseconds.mean(),
+        **{f"p{share}_ms": float(np.percentile(milliseconds, share)) for share in (50, 90, 99)},
         "peak_memory_mb": _peak_memory(device),
     }
 
@@ -155,15 +168,16 @@ def _peak_memory(device: torch.device) -> float | None:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "variant": lambda row: row["variant"],
-        "images/s": lambda row: f"{row['images_per_second']:.2f}",
-        **{f"{stage} ms": lambda row, stage=stage: f"{row[f'{stage}_ms']:.1f}" for stage in _STAGES},  # type: ignore[misc]
-        **{f"p{s} ms": lambda row, s=s: f"{row[f'p{s}_ms']:.1f}" for s in (50, 90, 99)},  # type: ignore[misc]
-        "peak MB": lambda row: "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}",
+    columns = {
+        "images/s": "images_per_second",
+        **{f"{name} ms": f"{name}_ms" for name in (*_STAGES, "p50", "p90", "p99")},
     }
-    if any("AP" in row for row in rows):
-        columns["AP"] = lambda row: f"{row['AP']:.3f}"
-    cells = [list(columns), *([show(row) for show in columns.values()] for row in rows)]
+    columns |= {"peak MB": "peak_memory_mb"} | ({"AP": "AP"} if any("AP" in row for row in rows) else {})
+    digits = {"images/s": 2, "peak MB": 0, "AP": 3}
+
+    def cell(row: dict[str, Any], column: str, key: str) -> str:
+        return "-" if row.get(key) is None else f"{row[key]:.{digits.get(column, 1)}f}"
+
+    cells = [["variant", *columns], *([row["variant"], *(cell(row, *c) for c in columns.items())] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)

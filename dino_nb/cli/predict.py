@@ -24,6 +24,7 @@ from dino_nb.inference.results import Result
 from dino_nb.inference.sources import leaves
 from dino_nb.inference.video import is_video
 from dino_nb.prepare.folders import refuse_existing
+from dino_nb.printer import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if kept:
         save_labels(kept, labels, args.save_labels)
         print(f"correct the labels in {labels}, then: dino-nb convert {labels} COCODIR")
-    print(f"{seen} images, {sum(counts.values())} objects: see {output.folder}.")
+    print(f"{counted(seen, 'image')}, {counted(sum(counts.values()), 'object')}: see {output.folder}.")
     for name, count in counts.most_common():
         print(f"  {count:6} {name}")
     for _, reason in skipped:

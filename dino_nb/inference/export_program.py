@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dino_nb.models import attention
 from dino_nb.models.dino import DINO
+from dino_nb.models.postprocess import select
 
 OPSET = 17
 PLUGIN = "MultiscaleDeformableAttnPlugin_TRT"
@@ -26,16 +27,8 @@ class Program(nn.Module):
 
     def forward(self, images: Tensor, target_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(B, 3, H, W)`` and ``(B, 2)`` to scores ``(B, K)``, labels ``(B, K)`` and boxes ``(B, K, 4)``."""
-        outputs = self.model(images)
-        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        num_queries, num_classes = logits.shape[1:]
-        scores, index = (
-            logits.sigmoid().flatten(1).topk(min(self.model.config.num_select, num_queries * num_classes), 1)
-        )
-        query, labels = index // num_classes, index % num_classes
-        xy, wh = boxes.gather(1, query[..., None].expand(-1, -1, 4)).split(2, -1)
-        scale = target_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
-        return scores, labels, torch.cat([xy - wh / 2, xy + wh / 2], -1) * scale
+        scores, labels, boxes = select(self.model(images), self.model.config.num_select)
+        return scores, labels, boxes * target_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
 
 
 def gather_form(

@@ -9,7 +9,7 @@ from dino_nb.errors import UserError
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
 
-Amp = bool | str  # "auto", "fp16" or True, "fp32" or False
+Amp = bool | str | torch.dtype  # "auto", "fp16" or True, "fp32" or False, or the very type
 
 _SEEN = 0.3  # detections of this score and more are compared
 _SCORE, _SHIFT = 0.05, 0.01  # largest differences: of scores; of boxes, as a share of the input's long side
@@ -24,6 +24,8 @@ def choose(
     agree.
     """
     check_amp(amp)
+    if isinstance(amp, torch.dtype):
+        return amp
     half = half_type(next(model.parameters(), torch.empty(0)).device)  # an exported model has its own
     if half is None or amp in (False, "fp32"):
         return False
@@ -36,7 +38,7 @@ def choose(
 
 def check_amp(amp: Amp) -> None:
     """``UserError`` unless ``amp`` is one of those that :func:`choose` knows."""
-    if amp not in (True, False, "auto", "fp16", "fp32"):
+    if not isinstance(amp, torch.dtype) and amp not in (True, False, "auto", "fp16", "fp32"):
         raise UserError(f"amp must be 'auto', 'fp16' (or True) or 'fp32' (or False), not {amp!r}.")
 
 

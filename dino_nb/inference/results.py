@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
@@ -27,7 +26,6 @@ Classes = str | int | Sequence[str | int]  # one class or several, by name or ou
 
 _DISPLAY = 1000  # pixels of the long side at most where a notebook shows a result by itself
 _SAVED_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF"}
-_COLUMNS = ("scores", "labels", "boxes", "names")
 
 
 class Detection(NamedTuple):
@@ -110,17 +108,17 @@ class Result:
         return (Detection(name, score, (box[0], box[1], box[2], box[3]), label) for name, score, box, label in rows)
 
     def keys(self) -> tuple[str, ...]:
-        """The columns: ``scores``, ``labels``, ``boxes``, ``names``."""
-        return _COLUMNS
+        """The columns that ``result[name]`` gives."""
+        return "scores", "labels", "boxes", "names"
 
     def __contains__(self, key: object) -> bool:
-        return key in _COLUMNS
+        return key in self.keys()
 
     def __getitem__(self, key: Any) -> Any:
         """A column by its name, a :class:`Detection` by its number, a new result by a slice."""
         if isinstance(key, str):
-            if key not in _COLUMNS:
-                raise KeyError(f"a result has {', '.join(_COLUMNS)}, not {key!r}.{did_you_mean(key, _COLUMNS)}")
+            if key not in self:
+                raise KeyError(f"a result has {', '.join(self.keys())}, not {key!r}.{did_you_mean(key, self.keys())}")
             return getattr(self, key)
         if isinstance(key, slice):
             return self.take(torch.arange(len(self))[key])
@@ -171,24 +169,22 @@ class Result:
             enlarge_to, line, font_file: see ``dino_nb.viz.draw_boxes``.
         """
         names, tracks = self.names, [] if self.tracks is None else self.tracks.tolist()
-        palette = class_colors(self.class_names) if colors is None else colors
-        if tracks and colors is None:
-            palette = [PALETTE[number % len(PALETTE)] for number in tracks]
-        elif isinstance(palette, Mapping):
-            palette = [palette.get(name) or color_of(name) for name in names]
-        if tracks:
-            names = [f"{name} #{number}" for name, number in zip(names, tracks)]
-        shown: list[str | None] = list(names)
-        if labels is False or (labels is None and not tracks and len(class_colors(self.class_names)) == 1):
+        known = class_colors(self.class_names)
+        shown: list[str | None] = [f"{name} #{number}" for name, number in zip(names, tracks)] if tracks else [*names]
+        if labels is False or (labels is None and not tracks and len(known) == 1):
             shown = [None] * len(names)
-        elif labels is None and scores and len(names) > 4 and len(set(names)) == 1:
+        elif labels is None and scores and len(names) > 4 and len(set(shown)) == 1:
             shown[1:] = [None] * (len(names) - 1)
+        if colors is None and tracks:
+            colors = [PALETTE[number % len(PALETTE)] for number in tracks]
+        elif colors is None or isinstance(colors, Mapping):  # by class, whatever of the names is shown
+            colors = [(known if colors is None else colors).get(name) or color_of(name) for name in names]
         return draw_boxes(
             self.image if image is None else image,
             self.boxes * scale,
             shown,
             self.scores.tolist() if scores else None,
-            palette,
+            colors,
             enlarge_to=enlarge_to,
             line=line,
             font_file=font_file,
@@ -227,18 +223,12 @@ class Result:
         entry: dict[str, Any] = {"file": self.source or self.name, "width": self.size[0], "height": self.size[1]}
         if self.frame is not None:
             entry |= {"frame": self.frame, "time": self.time}
+        tracks = [{}] * len(self) if self.tracks is None else [{"track": number} for number in self.tracks.tolist()]
         entry["detections"] = [
-            {"name": d.name, "label": d.label, "score": round(d.score, 6), "box": [round(x, 3) for x in d.box]}
-            for d in self
+            {"name": d.name, "label": d.label, "score": round(d.score, 6), "box": [round(x, 3) for x in d.box], **track}
+            for d, track in zip(self, tracks)
         ]
-        if self.tracks is not None:
-            for row, number in zip(entry["detections"], self.tracks.tolist()):
-                row["track"] = number
         return entry
-
-    def to_json(self, **options: Any) -> str:
-        """:meth:`to_dict` as a JSON text; ``options`` go to ``json.dumps``."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, **options)
 
     def to_coco(self) -> dict[str, list[dict[str, Any]]]:
         """A COCO data set of this image: ``images``, ``annotations`` (with ``score``) and ``categories``."""
@@ -246,9 +236,7 @@ class Result:
 
     def to_pandas(self) -> "pandas.DataFrame":
         """A row per detection: ``file``, ``name``, ``score``, ``x0``, ``y0``, ``x1``, ``y1`` in pixels, ``label``."""
-        columns = ["file", "name", "score", "x0", "y0", "x1", "y1", "label"]
-        rows = [(self.source or self.name, d.name, d.score, *d.box, d.label) for d in self]
-        return _optional("pandas").DataFrame(rows, columns=columns)
+        return Results([self]).to_pandas()
 
     def to_supervision(self) -> "supervision.Detections":
         """``supervision.Detections`` with class names, ready for its annotators and trackers."""
@@ -291,8 +279,10 @@ class Results(list[Result]):
         return Results((result.filter(threshold, classes, max_detections) for result in self), self.skipped)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """The tables of all results in one."""
-        return _optional("pandas").concat([result.to_pandas() for result in self], ignore_index=True)
+        """A row per detection, as ``Result.to_pandas`` has them."""
+        columns = ["file", "name", "score", "x0", "y0", "x1", "y1", "label"]
+        rows = [(one.source or one.name, d.name, d.score, *d.box, d.label) for one in self for d in one]
+        return _optional("pandas").DataFrame(rows, columns=columns)
 
     def to_coco(self) -> dict[str, list[dict[str, Any]]]:
         """A COCO data set: ``images``, ``annotations`` (with ``score``) and ``categories``, ids from 1."""

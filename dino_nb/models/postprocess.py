@@ -19,12 +19,17 @@ def postprocess(
     Returns:
         A list of B dicts, best first: ``scores (K,)`` in [0, 1], ``labels (K,)`` int64, ``boxes (K, 4)`` xyxy pixels.
     """
+    scores, labels, boxes = select(outputs, num_select)
+    sizes = torch.as_tensor(target_sizes, dtype=boxes.dtype, device=boxes.device).reshape(len(boxes), 2)
+    scale = sizes.flip(1).repeat(1, 2)[:, None]  # [bs, 1, 4]: w, h, w, h
+    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, boxes * scale)]
+
+
+def select(outputs: dict[str, Tensor], num_select: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores ``(B, K)``, labels ``(B, K)`` and xyxy boxes ``(B, K, 4)`` in [0, 1] of the best pairs, as above."""
     logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-    bs, num_queries, num_classes = logits.shape
+    num_queries, num_classes = logits.shape[1:]
     prob = at_least_float32(logits).sigmoid().flatten(1)  # [bs, num_queries * num_classes]
     scores, index = prob.topk(min(num_select, num_queries * num_classes), 1)  # [bs, K]
     query, labels = index // num_classes, index % num_classes
-    xyxy = cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4)))  # [bs, K, 4]
-    sizes = torch.as_tensor(target_sizes, dtype=boxes.dtype, device=boxes.device).reshape(bs, 2)
-    scale = sizes.flip(1).repeat(1, 2)[:, None]  # [bs, 1, 4]: w, h, w, h
-    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(scores, labels, xyxy * scale)]
+    return scores, labels, cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4)))

@@ -8,7 +8,7 @@ from dino_nb.models.encoder import cell_centres
 from dino_nb.models.fast import Linear
 from dino_nb.models.layers import box_head, class_head, cxcywh_to_xyxy, generalized_iou
 
-_CANDIDATES = 4  # tokens looked at for one distinct query
+CANDIDATES = 4  # tokens looked at for one distinct query
 _ROWS = 512  # of the table of overlaps at a time: all of it would take 0.4 GiB per image with 900 queries
 
 
@@ -47,7 +47,7 @@ class QuerySelection(nn.Module):
         proposals, hidden = grid_proposals(spatial_shapes, valid_sizes, key_padding_mask)  # [bs, S, 4], [bs, S]
         num_tokens = memory.shape[1]
         queries = min(self.num_queries, num_tokens)
-        looked_at = min(_CANDIDATES * queries, num_tokens) if self.proposal_nms else queries
+        looked_at = min(CANDIDATES * queries, num_tokens) if self.proposal_nms else queries
         best = self._scores(memory, hidden).topk(looked_at, 1).indices  # [bs, looked_at]
         # Gradients flow through the selected tokens alone: these are computed again, with what autograd keeps of them
         # (on all tokens, that and the box head would cost as much as a decoder layer).

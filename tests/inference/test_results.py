@@ -117,8 +117,8 @@ def test_filter_makes_a_new_result(detector, path):
         result.filter(classes=3)
 
 
-def test_to_json_has_the_plain_numbers(detector, path):
-    entry = json.loads(detector.predict(path).to_json())
+def test_to_dict_has_the_plain_numbers(detector, path):
+    entry = json.loads(json.dumps(detector.predict(path).to_dict()))
     assert (entry["file"], entry["width"], entry["height"]) == (str(path), 200, 100)
     assert entry["detections"] == [
         {"name": "cat", "label": 0, "score": 0.9, "box": [80, 30, 120, 70]},
