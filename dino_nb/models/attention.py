@@ -69,5 +69,5 @@ class MSDeformAttn(nn.Module):
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None], 0)
         value = value.view(*value.shape[:2], self.n_heads, -1)  # [bs, S, M, C / M]
-        offsets, logits = self.offsets_and_logits(query)
+        offsets, logits = self.offsets_and_logits(query)  # [bs, nq, M, L, P, 2], [bs, nq, M, L, P]
         return self.output_proj(fused_unchecked(value, spatial_shapes, reference_points, offsets, logits))

@@ -89,7 +89,7 @@ class Backbone(nn.Module):
         features = self.body(images)
         maps = []
         for stage, index in zip(self.stages, self._indices):
-            x = features[index]
+            x = features[index]  # [bs, C_i, h_i, w_i], or channels last
             x = x if self._channels_last else x.permute(0, 2, 3, 1)  # [bs, h_i, w_i, C_i]
             if str(stage) in self.norms:
                 x = self.norms[str(stage)](x)
@@ -213,10 +213,10 @@ class FoldedBottleneck(Bottleneck):
     """timm's ResNet block, whose convolutions hold their norms and end in the ReLU and the residual."""
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.conv1(x, relu=True)
-        x = self.conv2(x, relu=True)
-        return self.conv3(x, relu=True, add=shortcut)
+        shortcut = x if self.downsample is None else self.downsample(x)  # [bs, 4 * planes, h, w]
+        x = self.conv1(x, relu=True)  # [bs, planes, H, W]
+        x = self.conv2(x, relu=True)  # [bs, planes, h, w], which strides where the stage begins
+        return self.conv3(x, relu=True, add=shortcut)  # [bs, 4 * planes, h, w]
 
 
 class PaddedSwinBlock(SwinTransformerBlock):

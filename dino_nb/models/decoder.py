@@ -38,12 +38,12 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """``tgt``, ``query_pos`` and the result: ``(B, Q, C)``; the rest as in ``Decoder`` and ``MSDeformAttn``."""
         # norm2 comes before norm1, as published: self attention was put first after the layers had their names
-        q = k = tgt + query_pos
-        tgt2 = self.self_attn(q, k, tgt, attn_mask=attn_mask, need_weights=False)[0]
+        q = k = tgt + query_pos  # [bs, nq, C]
+        tgt2 = self.self_attn(q, k, tgt, attn_mask=attn_mask, need_weights=False)[0]  # [bs, nq, C]
         tgt = self.norm2(residual(tgt, self.dropout(tgt2)))
         tgt2 = self.cross_attn(tgt + query_pos, reference_points, memory, spatial_shapes, key_padding_mask)
         tgt = self.norm1(residual(tgt, self.dropout(tgt2)))
-        tgt2 = feed_forward(tgt, self.linear1, self.linear2, self.dropout)
+        tgt2 = feed_forward(tgt, self.linear1, self.linear2, self.dropout)  # [bs, nq, dim_feedforward] inside
         return self.norm3(residual(tgt, self.dropout(tgt2)))
 
 
@@ -96,10 +96,10 @@ class Decoder(nn.Module):
                 tgt = checkpoint(layer, *inputs, use_reentrant=False)
             else:
                 tgt = layer(*inputs)
-            hs.append(self.norm(tgt))
+            hs.append(self.norm(tgt))  # [bs, nq, C]
             if len(hs) < len(self.layers):  # the last refinement would start no layer
                 # as published, references are refined from the output before the norm, predictions from the one after
-                refined = (bbox_embed(tgt) + inverse_sigmoid(reference)).sigmoid()
+                refined = (bbox_embed(tgt) + inverse_sigmoid(reference)).sigmoid()  # [bs, nq, 4]
                 references.append(refined)
                 reference = refined.detach()
         return torch.stack(hs), torch.stack(references)

@@ -7,6 +7,7 @@ training as in evaluation. After ``model.optimize()`` oneDNN adds residuals and 
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,21 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor, rows: int = 1024) 
     if torch.is_grad_enabled() or inputs[0].device.type != "cpu" or torch.compiler.is_compiling() or _is_traced():
         return function(*inputs)
     return torch.cat([function(*parts) for parts in zip(*(x.split(rows, 1) for x in inputs))], 1)
+
+
+def recomputed(value: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager:
+    """Within it autograd does not keep ``value``, but how to compute it ``again``, from what is kept anyway."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_traced():
+        return nullcontext()
+    where, whole = value.data_ptr(), value.untyped_storage().nbytes() == value.numel() * value.element_size()
+
+    def pack(x: Tensor) -> Any:
+        if not whole or x.data_ptr() != where or x.numel() != value.numel():
+            return x
+        shape, stride = x.shape, x.stride()
+        return lambda: again().as_strided(shape, stride)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept() if callable(kept) else kept)
 
 
 def _is_traced() -> bool:
@@ -135,14 +151,17 @@ class Conv2d(nn.Conv2d):
             if add is not None:
                 return op.binary(x, add, weight, bias, *where, "add", None, "relu" if relu else None, [], "")
             return op(x, weight, bias, *where, "relu" if relu else "none", [], "")
-        x = self._convolve(x, weight, bias)
+        with recomputed(weight, lambda: self.folded()[0]) if self.norms else nullcontext():
+            x = self._convolve(x, weight, bias)
         if add is not None:  # autograd needs none of the values that are replaced here
             x = x.add_(add) if x.dtype == add.dtype else x + add
         return x.relu_() if relu else x
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         depthwise = self.groups == self.in_channels == self.out_channels and max(self.dilation) == 1
-        if depthwise and needs_gradient(x, weight) and x.device.type == "cpu" and x.dtype != torch.float64:
+        trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        plain = torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype == torch.float64
+        if depthwise and trains and not plain:
             if torch.is_autocast_enabled("cpu"):
                 x, weight = x.to(torch.get_autocast_dtype("cpu")), weight.to(torch.get_autocast_dtype("cpu"))
             x = _Depthwise.apply(x, weight, self.stride, self.padding)
@@ -154,7 +173,7 @@ class SameConv2d(Conv2d):
     """A convolution that pads its input as TensorFlow does, as some of timm's backbones have it."""
 
     def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
-        return super().forward(pad_same(x, self.kernel_size, self.stride, self.dilation), relu, add)
+        return super().forward(pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)), relu, add)
 
 
 class _Depthwise(torch.autograd.Function):
@@ -203,11 +222,6 @@ class _Depthwise(torch.autograd.Function):
 def _windows(side: int) -> set[int]:
     """Where windows of 3 begin that together cover ``side``."""
     return {max(min(start, side - 3), 0) for start in range(0, side, 3)}
-
-
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether autograd will ask for a derivative by one of ``tensors``."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 class _FeedForward(torch.autograd.Function):
