@@ -42,8 +42,8 @@ def prepare_denoising(
 ) -> DenoisingQueries | None:
     """Noisy copies of the targets, or None where no image of the batch has an object.
 
-    The random draws are made in the published order, over all copies of all images: one uniform per label, one new
-    class per flipped label, one sign and one uniform per box coordinate.
+    The random draws are made in the published order, over all copies of all images: one uniform and one new class per
+    label, one sign and one uniform per box coordinate.
 
     Args:
         targets: list of B dicts ``labels (n,) int64``, ``boxes (n, 4)`` cxcywh in [0, 1].
@@ -91,10 +91,10 @@ def _choose(count: int, most: int, device: torch.device) -> Tensor:
 def _flip_labels(labels: Tensor, config: ModelConfig, noise: Mapping[str, Tensor]) -> Tensor:
     uniform = noise.get("label_uniform")
     uniform = torch.rand_like(labels, dtype=torch.float32) if uniform is None else uniform
-    flipped = (uniform < config.dn_label_noise_ratio * 0.5).nonzero()[:, 0]
+    # one new class per label, of which the first serve the flipped ones: to count these first would wait for the device
     new = noise.get("new_labels")
-    new = torch.randint_like(flipped, 0, config.num_classes) if new is None else new
-    return labels.index_copy(0, flipped, new)
+    new = torch.randint_like(labels, 0, config.num_classes) if new is None else new
+    return labels.masked_scatter(uniform < config.dn_label_noise_ratio * 0.5, new)
 
 
 def _move_boxes(boxes: Tensor, negative: Tensor, scale: float, noise: Mapping[str, Tensor]) -> Tensor:
@@ -103,5 +103,5 @@ def _move_boxes(boxes: Tensor, negative: Tensor, scale: float, noise: Mapping[st
     sign = torch.randint_like(boxes, 0, 2) * 2 - 1 if sign is None else sign
     uniform = torch.rand_like(boxes) if uniform is None else uniform
     amount = (uniform + negative[:, None]) * sign  # [N, 4] in half sides
-    half_sides = (boxes[:, 2:] / 2).repeat(1, 2)
+    half_sides = (boxes[:, 2:] / 2).repeat(1, 2)  # [N, 4]
     return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + amount * half_sides * scale).clamp(0, 1))
