@@ -24,7 +24,6 @@ for _name, _tensors in _TENSORS.items():
     # gradients of value, of coordinates (locations or offsets), and of weights (or logits)
     _extra = "bool deterministic=False"  # the same bits in every run, on CUDA too; on the CPU they always are
     _lib.define(f"{_name}_backward(Tensor grad_output, {_inputs}, {_extra}) -> (Tensor, Tensor, Tensor)")
-OPS = [name + suffix for name in _TENSORS for suffix in ("", "_backward")]
 
 
 def _op(name: str) -> Any:

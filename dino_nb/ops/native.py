@@ -50,7 +50,8 @@ def is_native(device: str) -> bool:
         return False
     if device not in _loaded and (device not in _failed or mode() == "native"):
         with _lock:
-            _use(device, quiet=True)
+            if device not in _loaded:  # another thread was faster
+                _take(device, _attempt(device, force=False), quiet=True)
     return device in _loaded
 
 
@@ -114,12 +115,6 @@ def target_of(device: str) -> Target:
         return Target("cuda", "+".join(archs), int(torch.version.cuda.split(".")[0]))
     gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
     return toolchain.cuda_target(gpus, torch.version.cuda)
-
-
-def _use(device: str, quiet: bool) -> None:
-    """Make ``device`` native if possible; else warn once (or raise, if native was asked for)."""
-    if device not in _loaded:
-        _take(device, _attempt(device, force=False), quiet)
 
 
 def _attempt(device: str, force: bool) -> tuple[Target, Path, float | None] | Exception:
