@@ -2,6 +2,7 @@
 
   python -m tests.benchmarks.infer                              4-scale R50, 800 x 1066
   python -m tests.benchmarks.infer --height 400 --width 533 --busy
+  python -m tests.benchmarks.infer --predict --model dino-tiny --busy     from a JPEG to boxes, and the first prediction
 
 Three networks with the same weights take turns: "published" (``tests/benchmarks/published.py``), "plain" and
 "optimized" (``model.optimize()``). Then every matrix product and convolution of the optimized network is timed alone,
@@ -13,16 +14,24 @@ import argparse
 import copy
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from dino_nb import ops
 from dino_nb.cli.bench import best_of
+from dino_nb.inference.detector import Detector
 from dino_nb.models import fast
 from dino_nb.models.dino import build_model
+from dino_nb.models.infer import infer
 from dino_nb.presets import preset
 from tests.benchmarks.published import published_formulation
 
@@ -100,6 +109,32 @@ def _attention_products(model: nn.Module, repeat: int, clock) -> float:
     return 4 * config.dec_layers * one
 
 
+def prediction(args: argparse.Namespace) -> None:
+    """``Detector.predict`` of a JPEG against the network alone, and a process's first prediction."""
+    clock = time.thread_time if args.busy else time.perf_counter
+    torch.set_num_threads(1 if args.busy else args.threads)
+    detector = Detector(build_model(preset(args.model)), "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.jpg"
+        coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        coarse.resize((args.width, args.height)).save(path, quality=90)
+        (pixels,) = detector._inputs([Image.open(path).convert("RGB")])
+        calls = [lambda: infer(detector.model, [pixels]), lambda: detector.predict(path)]
+        network, whole = best_of(calls, args.repeat, clock=clock)
+        size = f"{args.height} x {args.width} as {pixels.shape[1]} x {pixels.shape[2]}"
+        print(
+            f"{args.model}, {size}: network {network:.1f} ms, predict {whole:.1f} ms: {network / whole:.0%} of its rate"
+        )
+        first = f"import dino_nb; dino_nb.load('dino-tiny').predict({str(path)!r})"
+        began, before = time.perf_counter(), os.times()
+        subprocess.run([sys.executable, "-c", first], check=True)
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        print(
+            f"import and first prediction of dino-tiny: {time.perf_counter() - began:.1f} s, {spent:.1f} s of CPU time"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="DINO_4scale")
@@ -108,8 +143,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--busy", action="store_true", help="CPU time of one thread instead of wall time")
+    parser.add_argument("--predict", action="store_true", help="Detector.predict against the network alone")
+    args = parser.parse_args()
+    if args.predict:
+        return prediction(args)
     with torch.inference_mode():
-        compare(parser.parse_args())
+        compare(args)
 
 
 def compare(args: argparse.Namespace) -> None:
