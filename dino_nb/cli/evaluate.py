@@ -30,6 +30,9 @@ from dino_nb.prepare.export import FORMATS
 from dino_nb.prepare.folders import refuse_existing
 from dino_nb.training import slurm
 
+# flags that are arguments of `evaluate`
+_SAME = ("split", "batch_size", "num_workers", "input_size", "classes", "limit", "threshold", "metrics")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cocodir", metavar="COCODIR", nargs="?", help="folder with val2017/ and annotations/")
@@ -40,28 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
     parser.add_argument("--amp", nargs="?", const="fp16", choices=AMP, default="auto", help=AMP_HELP)
     parser.add_argument("--num_workers", type=int, help="processes that read images")
-    parser.add_argument(
-        "--input_size",
-        type=int,
-        nargs=2,
-        metavar=("SHORT", "LONG"),
-        help="images are resized to this short side and at most this long side (default: the checkpoint's own)",
-    )
-    parser.add_argument(
-        "--classes",
-        choices=("auto", "name", "id"),
-        default="auto",
-        help="pair classes of data and checkpoint by name or by category id (default: names where there are any)",
-    )
+    sides = "images are resized to this short side and at most this long side (default: the checkpoint's own)"
+    parser.add_argument("--input_size", type=int, nargs=2, metavar=("SHORT", "LONG"), help=sides)
+    pairs = "pair classes of data and checkpoint by name or by category id (default: names where there are any)"
+    parser.add_argument("--classes", choices=("auto", "name", "id"), default="auto", help=pairs)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     parser.add_argument("--no_check", action="store_true", help="do not check the data set first")
     parser.add_argument("--threshold", type=float, help="count errors from this score (default: the best F1's)")
     parser.add_argument("--store_threshold", action="store_true", help="write the best thresholds into CHECKPOINT")
-    parser.add_argument(
-        "--save_labels",
-        choices=FORMATS,
-        help="also write images whose labels may be wrong to OUTPUT_DIR/labels for a labelling tool (convert reads it)",
+    doubtful = (
+        "also write images whose labels may be wrong to OUTPUT_DIR/labels for a labelling tool (convert reads it)"
     )
+    parser.add_argument("--save_labels", choices=FORMATS, help=doubtful)
     parser.add_argument("--against", metavar="B", help="a checkpoint or saved results.json to compare with")
     parser.add_argument("--compare_precision", action="store_true", help="measure float32 and half precision")
     parser.add_argument("--metrics", choices=LIBRARIES, default=LIBRARIES[0], help="(default: %(default)s)")
@@ -69,13 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     published.add_argument("-c", "--config_file", metavar="NAME", help="DINO_4scale, ...: checked, not needed")
     add_options(published, "num_select=...; others are checked")
     published.add_argument("--coco_path", metavar="COCODIR")
-    parser.add_argument(
-        "--resume",
-        metavar="CHECKPOINT",
-        nargs="?",
-        const=True,
-        help="resume an interrupted evaluation in --output_dir; with a value, the published spelling of CHECKPOINT",
-    )
+    either = "resume an interrupted evaluation in --output_dir; with a value, the published spelling of CHECKPOINT"
+    parser.add_argument("--resume", metavar="CHECKPOINT", nargs="?", const=True, help=either)
     published.add_argument("--eval", action="store_true", help="accepted; this command does nothing else")
     add_unused(parser)
     slurm.add_arguments(parser)
@@ -107,17 +95,16 @@ def run(args: argparse.Namespace) -> int:
         folder, amp = Path(args.output_dir), "fp32" if args.compare_precision else args.amp
         result = _evaluate(args, cocodir, checkpoint, device, folder, amp)
         distributed.print_main(result)
-        if args.save_labels and distributed.is_main() and not result.analysis.label_errors:
-            print(f"no label looks wrong: {labels} is not written")
-        elif args.save_labels and distributed.is_main():
-            result.save_labels(labels, args.save_labels)
-            print(f"correct the labels in {labels}, then: dino-nb convert {labels} COCODIR")
-        other: str | EvalResult | None = None
+        if args.save_labels and distributed.is_main():
+            told = f"no label looks wrong: {labels} is not written"
+            if result.analysis.label_errors:
+                result.save_labels(labels, args.save_labels)
+                told = f"correct the labels in {labels}, then: dino-nb convert {labels} COCODIR"
+            print(told)
+        other: str | EvalResult | None = args.against
         if args.compare_precision:
             other, result = result, _evaluate(args, cocodir, checkpoint, device, folder / "half_precision", "fp16")
-        elif args.against and saved_results(args.against):
-            other = args.against
-        elif args.against:
+        elif args.against and not saved_results(args.against):
             other = _evaluate(args, cocodir, args.against, device, folder / "against", args.amp)
         if distributed.is_main() and other is not None:
             comparison = compare(other, result, cocodir, split=args.split)
@@ -145,17 +132,10 @@ def _evaluate(
     return evaluate(
         cocodir,
         model,
-        split=args.split,
-        batch_size=args.batch_size,
         output_dir=folder,
         check=not args.no_check,
         amp=amp,
-        num_workers=args.num_workers,
-        input_size=args.input_size,
-        classes=args.classes,
-        limit=args.limit,
-        threshold=args.threshold,
-        metrics=args.metrics,
         resume=args.resume is True or distributed.is_restart(),
         name=checkpoint,
+        **{name: getattr(args, name) for name in _SAME},
     )

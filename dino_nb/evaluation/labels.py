@@ -8,7 +8,7 @@ from dino_nb.prepare.export import FORMATS, place_images
 from dino_nb.prepare.folders import new_folder
 from dino_nb.prepare.formats.write import write
 
-_QUESTIONS = {"wrong class": "{annotated}, or {found}?", "missing box": "missing {found}?", "loose box": "{annotated} here?"}
+_QUESTIONS = {"wrong class": "{annotated}, or {found}?", "missing box": "no {found}?", "loose box": "{annotated} here?"}
 
 
 def label_rows(result: Any) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def summary_figure(cocodir: str | Path, split: str = "train", *, images: int = 1
     usable = boxes[np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)]
     chosen = _choose(data, images, np.random.default_rng(seed))
     height = 2.35 * -(-len(chosen) // _COLUMNS)
-    style = {"font.family": fonts.families(names), "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
+    style: Any = {"font.family": fonts.families(names), "font.size": 9, "text.color": INK, "axes.labelcolor": INK}
     with plt.rc_context(style):
         figure = plt.figure(figsize=(15, 7 + height), layout="constrained", facecolor="white")
         halves: Any = figure.subfigures(2, 1, height_ratios=(6.4, max(0.3, height)))
