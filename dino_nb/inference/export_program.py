@@ -130,7 +130,7 @@ def trace_onnx(
 def traceable(form: Callable[..., Tensor]) -> Iterator[None]:
     """The network with ``form`` in place of compiled code; warnings about what is meant to be constant are off."""
     before, fast = attention.fused_unchecked, torch.backends.mha.get_fastpath_enabled()
-    attention.fused_unchecked = form  # type: ignore[assignment]
+    attention.fused_unchecked = form
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), torch.no_grad():
