@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from dino_nb.errors import UserError, did_you_mean
-from dino_nb.models.fast import fold_norms
+from dino_nb.models.fold import fold_norms
 
 # published name -> (timm name with the tag of its pre-training, extra arguments for timm)
 _SWIN = {"strict_img_size": False, "always_partition": True}

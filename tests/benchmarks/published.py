@@ -15,7 +15,7 @@ from timm.models.resnet import Bottleneck
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from dino_nb.models import fast
+from dino_nb.models import fast, fold
 from dino_nb.models.attention import MSDeformAttn
 from dino_nb.models.backbone import FoldedBottleneck
 from dino_nb.models.dino import DINO
@@ -89,8 +89,8 @@ _CLASSES = {
     fast.Linear: _Linear,
     fast.Conv2d: nn.Conv2d,
     fast.SameConv2d: Conv2dSame,
-    fast._Absorbed: FrozenBatchNorm2d,
-    fast._AbsorbedAct: FrozenBatchNormAct2d,
+    fold._Absorbed: FrozenBatchNorm2d,
+    fold._AbsorbedAct: FrozenBatchNormAct2d,
     FoldedBottleneck: Bottleneck,
     MSDeformAttn: _Attention,
     QuerySelection: _Selection,

@@ -9,7 +9,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torchvision.ops import FrozenBatchNorm2d
 
-from dino_nb.models import fast
+from dino_nb.models import fast, fold
 from dino_nb.models.backbone import Backbone
 from dino_nb.models.tap import watch
 from tests.benchmarks.published import published_formulation
@@ -68,7 +68,7 @@ class _Odd(torch.nn.Module):
 @pytest.mark.parametrize("least", [1, 224])
 def test_fold_norms_leaves_odd_networks_alone(least):
     body = _Odd(least)
-    fast.fold_norms(body)
+    fold.fold_norms(body)
     assert type(body.conv) is torch.nn.Conv2d and type(body.norm) is FrozenBatchNorm2d
     assert not hasattr(body.conv, "norms"), "or optimize() would fold it all the same"
 
