@@ -9,7 +9,10 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 SLOW = Path(__file__).with_name("slow.txt")
-LONGEST = ("test_learning.py", "fine-tune.ipynb", "test_resume.py", "test_notebook_settings.py", "test_golden.py")
+LONGEST = (
+    *("test_learning.py", "fine-tune.ipynb", "test_resume.py", "test_notebook_settings.py"),
+    *("test_notebook_mishaps.py", "test_golden.py"),
+)
 
 
 def pytest_addoption(parser):

@@ -104,6 +104,7 @@ def test_notebooks_install_by_the_same_cell():
         read = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
         cells += [cell.source for cell in code_of(read) if "install" in cell.metadata.get("tags", [])]
     assert len(cells) == 4 and len(set(cells)) == 1
+    assert "/content/drive/MyDrive/dino-nb" in cells[0] and "/kaggle/input/dino-nb" in cells[0]
 
 
 def test_notebook_checks_belong_to_cells():

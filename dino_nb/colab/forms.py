@@ -15,7 +15,7 @@ from dino_nb.checkpoints.web import is_link
 from dino_nb.colab import hosts
 from dino_nb.colab.transfer import require, stage
 from dino_nb.data.coco_file import read_coco
-from dino_nb.errors import UserError
+from dino_nb.errors import UserError, disk_errors
 from dino_nb.inference.sources import leaves
 from dino_nb.inference.video import is_video, video_writer
 from dino_nb.prepare.archive import extract, is_archive
@@ -167,6 +167,7 @@ def recipe(preset: str, start: str | None) -> str:
     return "t4" if old else "finetune"
 
 
+@disk_errors()
 def run_folder(output_dir: str | PathLike[str], drive_dir: str | PathLike[str] = "", **what: Any) -> tuple[Path, Any]:
     """The folder of a run and its copy on Drive (or None): those named, if they are free or hold this very run.
 

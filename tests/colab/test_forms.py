@@ -1,5 +1,6 @@
 """What form fields may say: data sets, checkpoints, recipes and run folders, as people type them."""
 
+import errno
 import shutil
 
 import pytest
@@ -205,6 +206,15 @@ def test_run_folder_on_drive_decides_in_a_new_session(here, drive, sample_coco):
     shutil.rmtree("training")
     assert colab.run_folder("training", drive / "run", data=other)[1] == drive / "run" / "run-2"
     assert colab.run_folder("training", drive / "run", data=sample_coco)[1] == drive / "run"
+
+
+def test_run_folder_on_a_full_drive_is_a_sentence(here, drive, sample_coco, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write_text", full)
+    with pytest.raises(UserError, match="its disk is full"):
+        colab.run_folder("training", drive / "run", data=sample_coco)
 
 
 def test_run_folder_that_is_misspelt_is_refused(here, colab_session, sample_coco):
