@@ -90,7 +90,7 @@ class Judged:
         colour and line."""
         image, scale, _ = reduced_file(str(self.data.path(self.indices[index])), long_side)
         rows, kinds, missed = self.outcomes(index, threshold, classes)
-        found, truth = self.matches.found[rows], self.matches.truth[missed]
+        found, truth = self.matches.found[rows], self.matches.truth[missed, :7]
         looks = [OUTCOMES[kind] for kind in [*kinds, *["missed"] * len(missed)]]
         drawn = draw_boxes(
             image,
