@@ -135,6 +135,8 @@ def finetune(
             the loss was not finite for many steps in a row.
     """
     limit_host_caches()
+    if max_hours is not None and not 0 <= max_hours <= 10_000:
+        raise UserError(f"max_hours must be between 0 and 10,000, not {max_hours}.")
     direct = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "amp": amp, "seed": seed}
     options.update({name: value for name, value in direct.items() if value is not None})
     given, of_model = _parse(options, model_options)

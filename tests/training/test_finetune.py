@@ -147,6 +147,8 @@ def test_finetune_answers_misspelt_parameters(small_sample):
         dino_nb.finetune(small_sample, None, ouput_dir="run")
     with pytest.raises(UserError, match="Did you mean 'warmup_steps'"):
         dino_nb.finetune(small_sample, None, warmup_stesp=3)
+    with pytest.raises(UserError, match="max_hours must be between 0 and 10,000, not -1"):
+        dino_nb.finetune(small_sample, None, max_hours=-1)
 
 
 def test_finetune_names_its_folder_after_the_network(small_sample, tmp_path, monkeypatch):
