@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.fast import Linear, by_rows, feed_forward, recomputed
+from dino_nb.models.fast import Linear, by_rows, feed_forward
 from dino_nb.models.layers import residual
 
 
@@ -32,9 +32,7 @@ class EncoderLayer(nn.Module):
         key_padding_mask: Tensor | None,
     ) -> Tensor:
         """``src``, ``pos`` and the result: ``(B, S, C)``; the rest as in ``MSDeformAttn``."""
-        query = src + pos  # [bs, S, C]
-        with recomputed(query, lambda: src + pos):
-            src2 = self.self_attn(query, reference_points, src, spatial_shapes, key_padding_mask)  # [bs, S, C]
+        src2 = self.self_attn(src + pos, reference_points, src, spatial_shapes, key_padding_mask)  # [bs, S, C]
         return by_rows(self._feed_forward, src, src2)
 
     def _feed_forward(self, src: Tensor, src2: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ the plain formulation).
 
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,21 +24,6 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor, rows: int = 1024) 
     if torch.is_grad_enabled() or inputs[0].device.type != "cpu" or torch.compiler.is_compiling() or _is_traced():
         return function(*inputs)
     return torch.cat([function(*parts) for parts in zip(*(x.split(rows, 1) for x in inputs))], 1)
-
-
-def recomputed(value: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager:
-    """Within it autograd does not keep ``value``, but how to compute it ``again``, from what is kept anyway."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_traced():
-        return nullcontext()
-    where, whole = value.data_ptr(), value.untyped_storage().nbytes() == value.numel() * value.element_size()
-
-    def pack(x: Tensor) -> Any:
-        if not whole or x.data_ptr() != where or x.numel() != value.numel():
-            return x
-        shape, stride = x.shape, x.stride()
-        return lambda: again().as_strided(shape, stride)
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept() if callable(kept) else kept)
 
 
 def _is_traced() -> bool:
@@ -150,8 +134,7 @@ class Conv2d(nn.Conv2d):
             if add is not None:
                 return op.binary(x, add, weight, bias, *where, "add", None, "relu" if relu else None, [], "")
             return op(x, weight, bias, *where, "relu" if relu else "none", [], "")
-        with recomputed(weight, lambda: self.folded()[0]) if self.norms else nullcontext():
-            x = self._convolve(x, weight, bias)
+        x = self._convolve(x, weight, bias)
         if add is not None:  # autograd needs none of the values that are replaced here
             x = x.add_(add) if x.dtype == add.dtype else x + add
         return x.relu_() if relu else x
