@@ -2,6 +2,7 @@
 
   dino-nb export run/best.pth                        # published names: the original code loads it
   dino-nb export run/best.pth --format onnx          # runs with onnxruntime, without this package
+  dino-nb export run/best.pth --format onnx_tensorrt # the attention op as the node of TensorRT's plugin
   dino-nb export run/best.pth --format torch_export  # runs with PyTorch alone
   dino-nb export run/best.pth -o small.pth --slim    # ours, the weights alone: no optimiser, half the precision
   dino-nb export run/best.pth -o model.safetensors   # ours, readable without running code
@@ -52,5 +53,5 @@ def run(args: argparse.Namespace) -> None:
         )
     path = export(args.checkpoint, output, format, images=args.images, overwrite=args.overwrite)
     kind = {"official": "published names", "safetensors": "our format", "slim": "our format"}.get(format, format)
-    checked = ", checked against the network" if format in ("onnx", "torch_export") else ""
+    checked = ", checked against the network" if format in ("onnx", "onnx_tensorrt", "torch_export") else ""
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {kind}{checked}.")
