@@ -10,8 +10,8 @@ differ in how they compute ``GridSample``; in ``onnx_tensorrt`` it is the node o
 width are free, as long as an image has enough tokens for the queries.
 
 OpenVINO reads the same file, in float32 if told so: ``compile_model("model.onnx", "CPU", {"INFERENCE_PRECISION_HINT":
-"f32"})``. Weights of eight bits are not offered: dynamic quantization keeps the AP and saves no time, static
-quantization loses more than a point.
+"f32"})``. Weights of eight bits are not offered: dynamic quantization keeps the AP and is no faster than
+PyTorch in float32, static quantization loses more than a point.
 """
 
 import json
