@@ -128,6 +128,15 @@ def train_preset(name: str) -> TrainConfig:
     return TRAIN_PRESETS[key]
 
 
+def recipe_for(network: ModelConfig) -> TrainConfig:
+    """The recipe that fine-tunes a checkpoint of this network, at the input size of the checkpoint.
+
+    The two small networks learn at the rates that they were made with; at those of the large ones they hardly move.
+    """
+    name = {"dino-small": "small", "dino-tiny": "tiny-finetune"}.get(folder_name(network), "finetune")
+    return replace(TRAIN_PRESETS[name], input_size=())
+
+
 _SHORT = {"resnet50": "R50", "resnet101": "R101", "convnext_xlarge_22k": "ConvNeXtXL"}
 
 

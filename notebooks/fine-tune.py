@@ -113,7 +113,7 @@ shapes = ["red circle", "blue square", "green triangle", "orange star", "cyan cr
 cocodir = dino_nb.colab.dataset(COCODIR, n_train=96, n_val=24, classes=shapes)
 start = dino_nb.colab.checkpoint(CHECKPOINT, cocodir, train=True)
 recipe = dino_nb.colab.recipe(PRESET, start)
-print(f"training {start or 'from an ImageNet backbone'} on {cocodir} with the recipe {recipe}")
+print(f"training {start or 'from an ImageNet backbone'} on {cocodir}")
 
 # %% [markdown]
 # What the network is going to get: images are resized, cropped and flipped at random, differently in each epoch, and

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from dino_nb.config import ModelConfig, TrainConfig, apply_overrides
 from dino_nb.errors import UserError
 from dino_nb.options import parse_options
-from dino_nb.presets import PRESETS, TRAIN_PRESETS, folder_name
+from dino_nb.presets import PRESETS, TRAIN_PRESETS, folder_name, recipe_for
 
 
 def test_options_in_published_spelling():
@@ -66,6 +68,12 @@ def test_folder_name_is_that_of_the_model():
     }
     assert folder_name(ModelConfig(backbone="swin_T_224_1k")) == "SwinT-MS4"
     assert folder_name(ModelConfig(backbone="mobilenetv3_large_100")) == "mobilenetv3_large_100-MS4"
+
+
+def test_recipe_follows_the_network():
+    assert recipe_for(PRESETS["dino-small"]) == replace(TRAIN_PRESETS["small"], input_size=())
+    assert recipe_for(PRESETS["DINO_4scale"]) == recipe_for(ModelConfig(backbone="mobilenetv3_large_100"))
+    assert recipe_for(PRESETS["DINO_4scale"]) == TRAIN_PRESETS["finetune"]
 
 
 def test_presets_of_training_name_networks_that_exist():

@@ -11,9 +11,11 @@ from PIL import Image
 
 from dino_nb import files
 from dino_nb.checkpoints import drive, zoo
+from dino_nb.checkpoints.load import load_model
 from dino_nb.checkpoints.web import is_link
 from dino_nb.colab import hosts
 from dino_nb.colab.transfer import require, stage
+from dino_nb.config import ModelConfig, TrainConfig
 from dino_nb.data.coco_file import read_coco
 from dino_nb.errors import UserError, disk_errors
 from dino_nb.inference.sources import leaves
@@ -22,6 +24,7 @@ from dino_nb.prepare.archive import extract, is_archive
 from dino_nb.prepare.convert import convert_dataset
 from dino_nb.prepare.folders import is_cocodir, new_folder
 from dino_nb.prepare.sample import CLASSES, make_sample
+from dino_nb.presets import recipe_for
 from dino_nb.training.checkpoint_manager import data_fingerprint
 
 PUBLISHED = "dino-4scale-r50-24ep"  # what fine-tuning on the user's data starts from, if it can be downloaded
@@ -154,7 +157,7 @@ def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | No
     return None
 
 
-def recipe(preset: str, start: str | None) -> str:
+def recipe(preset: str, start: str | None) -> str | TrainConfig:
     """The training recipe that a ``PRESET`` field means: ``auto`` suits the checkpoint ``start`` and the GPU."""
     typed = clean(preset)
     if typed.lower() not in ("", "auto"):
@@ -163,6 +166,10 @@ def recipe(preset: str, start: str | None) -> str:
         return "small"
     if start == "dino-tiny":
         return "tiny-finetune"
+    if Path(start).is_file():
+        suited = recipe_for(load_model(start, device="cpu").config)
+        if suited != recipe_for(ModelConfig()):  # a small network
+            return suited
     old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
     return "t4" if old else "finetune"
 

@@ -110,8 +110,9 @@ def finetune(
             scratch, as the published command does.
         output_dir: log, curves, checkpoints and training states go here. Default: ``logs/DINO/R50-MS4`` and the like,
             by the network.
-        preset: a training recipe (``dino_nb.presets.TRAIN_PRESETS``), or a ``TrainConfig``; by default ``finetune``
-            with a checkpoint, the published 12 epochs without one or where a ``model`` is named.
+        preset: a training recipe (``dino_nb.presets.TRAIN_PRESETS``), or a ``TrainConfig``. By default that for the
+            checkpoint's network (``dino_nb.presets.recipe_for``); the published 12 epochs without a checkpoint or
+            where a ``model`` is named.
         epochs, steps, batch_size, lr, amp, seed, options: changes to the recipe: any field of ``TrainConfig``, in the
             published spelling too.
         resume: ``"auto"`` resumes the newest state in ``output_dir`` (or ``drive_dir``) where there is one, a path
@@ -140,18 +141,20 @@ def finetune(
     direct = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr": lr, "amp": amp, "seed": seed}
     options.update({name: value for name, value in direct.items() if value is not None})
     given, of_model = _parse(options, model_options)
-    config = _recipe(preset, checkpoint, given)
-    parse_names(config.augment)  # a misspelt name is an error before anything is loaded
-    settings = {
-        **dataclasses.asdict(config),
-        "checkpoint": _name(checkpoint),
-        "finetune_ignore": list(finetune_ignore),
-        "model_options": str(of_model or ""),
-    }
+    parse_names(apply_overrides(TrainConfig(), given).augment)  # misspelt names are errors before anything is loaded
+    start = _name(checkpoint)
     with distributed.session() as own_device, StopRequest(max_hours) as stop:
         device = own_device if device is None else pick_device(device)
-        if output_dir is None:
+        if preset is None or output_dir is None:  # both follow the network
             checkpoint = load_source(checkpoint)
+        config = _recipe(preset, checkpoint, given)
+        settings = {
+            **dataclasses.asdict(config),
+            "checkpoint": start,
+            "finetune_ignore": list(finetune_ignore),
+            "model_options": str(of_model or ""),
+        }
+        if output_dir is None:
             network = presets.preset(config.model) if checkpoint is None else checkpoint.config
             output_dir = Path("logs/DINO", presets.folder_name(network))
         output_dir = Path(output_dir)
@@ -177,8 +180,8 @@ def finetune(
                 config = dataclasses.replace(config, **state.get("shaped", {}))
             model = model_of_state(state)
         else:
-            start = "from scratch" if checkpoint is None else f"fine-tuning {settings['checkpoint']}"
-            distributed.print_main(f"{start}, results in {output_dir}")
+            told = "from scratch" if checkpoint is None else f"fine-tuning {start}"
+            distributed.print_main(f"{told}, results in {output_dir}")
             source = load_source(checkpoint)
             model = new_model(source, config, train_set, of_model, backbone_weights, finetune_ignore)
         run = make_run(
@@ -242,10 +245,10 @@ def _parse(options: dict[str, Any], model_options: Any) -> tuple[dict[str, Any],
 
 def _recipe(preset: str | TrainConfig | None, checkpoint: Any, changes: dict[str, Any]) -> TrainConfig:
     """The recipe meant; ``model`` says which network starts from scratch, a checkpoint brings its own."""
-    if not isinstance(preset, TrainConfig):
+    if preset is None:
         published = checkpoint is None or "model" in changes
-        preset = presets.train_preset(preset or ("4scale-r50-12ep" if published else "finetune"))
-    config = apply_overrides(preset, changes)
+        preset = "4scale-r50-12ep" if published else presets.recipe_for(checkpoint.config)
+    config = apply_overrides(preset if isinstance(preset, TrainConfig) else presets.train_preset(preset), changes)
     presets.preset(config.model)  # a wrong name is an error even where a checkpoint decides
     return config
 

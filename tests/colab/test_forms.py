@@ -6,12 +6,15 @@ import shutil
 import pytest
 import torch
 
+import dino_nb
 from dino_nb import colab, files
 from dino_nb.checkpoints import zoo
+from dino_nb.checkpoints.checkpoint import save_checkpoint
 from dino_nb.colab import forms
 from dino_nb.errors import UserError
 from dino_nb.prepare.archive import pack
 from dino_nb.prepare.sample import make_sample
+from dino_nb.presets import PRESETS, recipe_for
 from tests.fake_drive import File
 
 
@@ -184,6 +187,13 @@ def test_recipe_suits_the_start_and_the_gpu(monkeypatch, capability, start, expe
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert colab.recipe("auto", start) == expected
     assert colab.recipe(" tiny ", start) == "tiny"
+
+
+def test_recipe_of_a_small_network_is_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    save_checkpoint(tmp_path / "mine.pth", dino_nb.build_model("dino-tiny"))
+    suited = colab.recipe("auto", str(tmp_path / "mine.pth"))
+    assert suited == recipe_for(PRESETS["dino-tiny"]) and suited.lr == 1e-3 and not suited.input_size
 
 
 def test_run_folder_is_kept_for_the_same_run_and_not_for_another(here, sample_coco, capsys):

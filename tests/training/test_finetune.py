@@ -1,5 +1,6 @@
 """Fine-tuning from a data set and a checkpoint to files that work."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -13,7 +14,7 @@ from dino_nb.checkpoints.checkpoint import load_checkpoint
 from dino_nb.cli import main
 from dino_nb.errors import UserError
 from dino_nb.prepare.sample import CLASSES
-from dino_nb.presets import TRAIN_PRESETS
+from dino_nb.presets import PRESETS, TRAIN_PRESETS
 from dino_nb.training.finetune import _recipe
 from tests.training.tiny_run import CONFIG, MODEL, tiny_run
 
@@ -246,9 +247,11 @@ def test_train_command_leaves_the_recipe_to_finetune(monkeypatch):
     monkeypatch.setattr("dino_nb.cli.train.finetune", lambda *_, **options: given.update(options) or ended)
     assert main(["train", "cocodir", "-c", "config/DINO/DINO_4scale_swin.py"]) == 0
     assert given["preset"] is None and given["model"] == "DINO_4scale_swin"
-    assert _recipe(None, "x.pth", {"model": "DINO_4scale_swin"}).epochs == 12
+    tiny, published = (types.SimpleNamespace(config=PRESETS[name]) for name in ("dino-tiny", "DINO_5scale"))
+    assert _recipe(None, tiny, {"model": "DINO_4scale_swin"}).epochs == 12
     assert _recipe(None, None, {"model": "DINO_4scale_swin"}).model == "DINO_4scale_swin"
-    assert _recipe(None, "x.pth", {}) == TRAIN_PRESETS["finetune"]
+    assert _recipe(None, published, {}) == TRAIN_PRESETS["finetune"]
+    assert _recipe(None, tiny, {}) == dataclasses.replace(TRAIN_PRESETS["tiny-finetune"], input_size=())
     assert _recipe(None, None, {}) == TRAIN_PRESETS["4scale-r50-12ep"]
     with pytest.raises(UserError, match="no configuration"):
-        _recipe(None, "x.pth", {"model": "DINO_6scale"})
+        _recipe(None, tiny, {"model": "DINO_6scale"})
