@@ -1,7 +1,7 @@
 """A recipe sized in optimiser steps: how long, in what batches and at what rates follows from the number of images.
 
-What a network learns is a matter of how often its weights move. A fixed number of epochs moves them 390 times on 200
-images in batches of 16, and 90,000 times on COCO.
+What a network learns is a matter of how often its weights move. 30 epochs in batches of 16 move them 120 times on 50
+images, and 220,000 times on COCO.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from dino_nb.errors import UserError
 
 _BATCHES = (4, 8, 16)  # the largest that leaves about a hundred steps an epoch
 _WARMUP_SHARE, _EVALUATIONS, _EMA_SHARE = 0.05, 20, 0.025
-_LEAST_EPOCHS = 12  # as published: a large data set is seen that often, whatever the budget
+_LEAST_EPOCHS, _MOST_EPOCHS = 12, 100  # how often a large and a small data set are seen, whatever the budget
 LENGTH = ("epochs", "steps", "lr_drop", "warmup_steps", "eval_every", "ema_decay")  # what follows from the length
 
 
@@ -23,8 +23,8 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
     warm-up as long as the whole run, which becomes 5 % of its steps.
 
     - batch: 4 below 800 images, 8 below 1,600, else 16;
-    - epochs: as many as give ``steps``, at least 1; at least 12 unless the steps were given;
-    - learning rates: those of ``config`` at its own batch size, times the square root of new over old batch size;
+    - epochs: as many as give ``steps``, from 12 to 100; at least 1 and no limit where the steps were given;
+    - learning rates: those of ``config``; for a batch below its own, times the square root of new over old batch size;
     - warm-up: 5 % of the steps; evaluations: about 20; the running average looks back over 2.5 % of the steps;
     - ``lr_drop``, for the step schedule: after 11/12 of the epochs.
 
@@ -41,9 +41,9 @@ def size_in_steps(config: TrainConfig, images: int, given: Collection[str] = ())
     batch = max([b for b in _BATCHES if b * 100 <= images] or _BATCHES[:1])
     batch = config.batch_size if "batch_size" in given else batch
     per_epoch = -(-images // batch)
-    least = 1 if "steps" in given else _LEAST_EPOCHS
-    epochs = config.epochs if "epochs" in given else max(round(config.steps / per_epoch), least)
-    scale = (batch / config.batch_size) ** 0.5
+    least, most = (1, config.steps) if "steps" in given else (_LEAST_EPOCHS, _MOST_EPOCHS)
+    epochs = config.epochs if "epochs" in given else min(max(round(config.steps / per_epoch), least), most)
+    scale = min((batch / config.batch_size) ** 0.5, 1)
     rates: dict[str, Any] = {"batch_size": batch, "lr": config.lr * scale, "lr_backbone": config.lr_backbone * scale}
     config = dataclasses.replace(config, **{name: value for name, value in rates.items() if name not in given})
     return _with_short_warmup(of_length(config, epochs, per_epoch, given), epochs * per_epoch, given)

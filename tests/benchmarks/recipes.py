@@ -1,11 +1,11 @@
 """What a recipe ends at: named recipes on a COCODIR, one appended row a run.
 
   python -m tests.benchmarks.recipes COCODIR --backbone WEIGHTS --recipes small small:steps=2000 --seeds 0 1
-  python -m tests.benchmarks.recipes COCODIR --start CHECKPOINT --images 50 --recipes finetune steps:steps=1000
+  python -m tests.benchmarks.recipes COCODIR --start CHECKPOINT --images 50 --recipes finetune finetune:steps=1000
   python -m tests.benchmarks.recipes --table --figure recipes.png --rows recipes.jsonl
 
 A recipe is the name of a training preset, with changes of training and network behind a colon:
-``steps:steps=1000,lr=2e-4,iou_target=True``. The best epoch is chosen on the validation split and scored on the test
+``finetune:steps=1000,lr=2e-4,iou_target=True``. The best epoch is chosen on the validation split and scored on the test
 split where there is one (column "scored on"). ``--images`` trains on the first so many of one fixed random order, so
 that 25 images are among the 50. Minutes are those of the processor, over all threads: other programs may run beside.
 """
@@ -24,7 +24,7 @@ COLUMNS = ("set", "images", "start", "recipe", "seed", "steps", "minutes", "befo
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cocodir", nargs="?", type=Path)
-    parser.add_argument("--recipes", nargs="+", default=["finetune", "steps"], metavar="NAME[:KEY=VALUE,...]")
+    parser.add_argument("--recipes", nargs="+", default=["finetune"], metavar="NAME[:KEY=VALUE,...]")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--start", metavar="CHECKPOINT", help="fine-tune this")
     start.add_argument("--backbone", metavar="FILE", help="from scratch, with these backbone weights")

@@ -13,7 +13,7 @@ def test_recipes_append_a_row_a_run(tmp_path, capsys):
     cocodir = make_sample(tmp_path / "sample", n_train=6, n_val=2)
     rows, figure = tmp_path / "rows.jsonl", tmp_path / "rows.png"
     command = [str(cocodir), "--start", "dino-tiny", "--images", "4", "--rows", str(rows), "--options", "size=64"]
-    command += ["max_size=107", "--recipes", "tiny:epochs=1", "steps:steps=2,amp=fp32", "--figure", str(figure)]
+    command += ["max_size=107", "--recipes", "tiny:epochs=1", "finetune:steps=2,amp=fp32", "--figure", str(figure)]
     main(command)
     first, second = map(json.loads, rows.read_text().splitlines())
     assert (first["set"], first["images"], first["steps"], first["recipe"]) == (

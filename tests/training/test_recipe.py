@@ -12,12 +12,12 @@ from dino_nb.training.progress import read_log
 from dino_nb.training.recipe import fit_into, of_length, size_in_steps
 from tests.training.tiny_run import CONFIG, tiny_run
 
-STEPS = TRAIN_PRESETS["steps"]
+STEPS = TRAIN_PRESETS["finetune"]
 
 
 def test_recipe_of_published_presets_is_left_alone():
     for name, config in TRAIN_PRESETS.items():
-        if name != "steps":
+        if name not in ("finetune", "t4"):
             assert size_in_steps(config, 200) is config
 
 
@@ -25,8 +25,12 @@ def test_recipe_of_published_presets_is_left_alone():
 def test_recipe_batch_grows_with_the_data_set(images, batch):
     config = size_in_steps(STEPS, images)
     assert config.batch_size == batch
-    assert config.lr == pytest.approx(1e-4 * (batch / 16) ** 0.5)
-    assert config.lr_backbone == pytest.approx(1e-5 * (batch / 16) ** 0.5)
+    assert (config.lr, config.lr_backbone) == (1e-4, 1e-5)
+
+
+def test_recipe_rates_fall_with_a_smaller_batch():
+    config = size_in_steps(TrainConfig(steps=4000, batch_size=16), 200)
+    assert (config.batch_size, config.lr, config.lr_backbone) == (4, pytest.approx(5e-5), pytest.approx(5e-6))
 
 
 @pytest.mark.parametrize("images", [3, 25, 205, 1000, 5000])
@@ -34,10 +38,15 @@ def test_recipe_length_is_the_budget(images):
     config = size_in_steps(STEPS, images)
     per_epoch = -(-images // config.batch_size)
     assert config.steps == config.epochs * per_epoch
-    assert abs(config.steps - 4000) <= per_epoch / 2 or config.epochs == 12
+    assert abs(config.steps - 4000) <= per_epoch / 2 or config.epochs in (12, 100)
     assert config.warmup_steps == round(config.steps / 20)
     assert 15 <= config.epochs / config.eval_every <= 25 or config.eval_every == 1
     assert config.ema_decay == pytest.approx(1 - 40 / config.steps)
+
+
+def test_recipe_shows_a_small_data_set_a_hundred_times_unless_the_steps_are_given():
+    assert size_in_steps(STEPS, 50).epochs == 100
+    assert size_in_steps(STEPS, 50, given=["steps"]).epochs == round(4000 / 13)
 
 
 def test_recipe_shows_a_large_data_set_twelve_times_unless_the_steps_are_given():
