@@ -176,13 +176,13 @@ def test_notebook_of_one_class_and_one_image_counts_in_the_singular(name, capsys
 def test_inference_shows_a_small_copy_of_a_large_video(sample_coco, monkeypatch):
     noise = np.random.default_rng(0)
     with video_writer("clip.mp4", rate=10, bit_rate=4_000_000) as write:
-        for _ in range(12):
-            write(Image.fromarray(noise.integers(0, 255, (240, 320, 3), dtype=np.uint8)))
-    monkeypatch.setattr(dino_nb, "small_copy", partial(dino_nb.small_copy, max_bytes=60_000))
+        for _ in range(30):
+            write(Image.fromarray(noise.integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((320, 240)))
+    monkeypatch.setattr(dino_nb, "small_copy", partial(dino_nb.small_copy, max_bytes=500_000))
     shown = []
     monkeypatch.setattr("IPython.display.Video", lambda data, **options: shown.append(data))
     notebook = opened("inference_and_visualization", sample_coco, VIDEO="clip.mp4")
     notebook.run_until("explore")
     values = notebook.run("keep", "video")
-    assert values["annotated"].stat().st_size > 60_000 > Path(shown[0]).stat().st_size > 0
+    assert values["annotated"].stat().st_size > 500_000 > Path(shown[0]).stat().st_size > 0
     assert Path(shown[0]) != values["annotated"]

@@ -20,7 +20,7 @@ from dino_nb.evaluation.drawing import crop, draw_found
 from dino_nb.evaluation.labels import label_rows, labels_to_check
 from dino_nb.evaluation.stream import write_results
 from dino_nb.files import write_text
-from dino_nb.printer import Block, Lines, Printed, Table, to_page, to_text
+from dino_nb.printer import Block, Lines, Printed, Table, counted, to_page, to_text
 from dino_nb.version import __version__
 
 _COLUMNS = ("images", "objects", "AP", "AP50", "AP75", "AR100")
@@ -56,7 +56,7 @@ def numbers(result: Any) -> list[Block]:
     settings, matched = result.settings, _matched_ap(result)
     size = " / ".join(map(str, settings.get("input_size", [])))
     lines = [
-        f"{result.dataset.image_dir}: {len(result.image_ids):,} images, {_objects(result):,} objects",
+        f"{result.dataset.image_dir}: {counted(len(result.image_ids), 'image')}, {counted(_objects(result), 'object')}",
         f"{settings.get('checkpoint')} on {settings.get('device')}, images resized to {size}",
         *str(result.match).split("\n"),
     ]

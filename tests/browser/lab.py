@@ -160,8 +160,10 @@ class Notebook:
         return box.locator(".noUi-handle").first
 
     def shown(self, cell):
-        """What a cell shows now: its text, and the addresses of its images."""
-        images = cell.locator(".jp-OutputArea img").evaluate_all("found => found.map(image => image.src)")
+        """What a cell shows now: its text, and the addresses of its images and what its drawings are made of."""
+        images = cell.locator(".jp-OutputArea img, .jp-OutputArea svg").evaluate_all(
+            "found => found.map(image => image.src || image.innerHTML)"
+        )
         return cell.locator(".jp-OutputArea").first.inner_text(), images
 
     def changes(self, cell, act, seconds=10):
