@@ -130,7 +130,7 @@ def fits_a_narrow_window(notebook):
         tracks = notebook.sides(cell, ".dino-controls .noUi-target")
         assert len(tracks) >= 2 and min(b - a for a, b in tracks) > 60
         for a, b in [*tracks, *notebook.sides(cell, ".dino-controls select, .dino-view img, .dino-view svg")]:
-            assert left - 1 <= a and b <= right + 1 and b <= 460
+            assert left - 4 <= a and b <= right + 4 and b <= 460  # a track's border is outside of its box
         number = cell.locator(".dino-controls .widget-readout").first.inner_text()
         assert f"{number} of " in cell.locator(".jp-OutputArea").first.inner_text()
     notebook.screenshot(SHOTS / "inference_and_visualization-narrow.png", 460)
