@@ -1,6 +1,6 @@
 # make demo          from drawn images to a fine-tuned detector and a page that shows it, in three minutes
 # make test          everything that is checked, in an environment of its own
-# make quick         the tests worth running while editing, in three minutes
+# make quick         the tests worth running while editing, in a little over a minute
 # make test-browser  the notebooks in JupyterLab in a real browser (installs Chromium where it can)
 # make venv          the environment alone
 # make clean         remove what demo and tests have written
