@@ -26,8 +26,8 @@ _SWINS = {
 _RESNETS = {6: "resnet50", 23: "resnet101"}  # blocks of the third stage
 
 _HEADS = {"class_embed", "bbox_embed"}
-# A name that only the same detector of another project has. There each decoder layer has heads of its own (and detrex
-# shifts its position embedding), so that no renaming makes such a file this network.
+# A name that only the same detector of another project has. There each decoder layer has heads of its own, so no
+# renaming makes such a file this network.
 _ELSEWHERE = {"bbox_head.cls_branches.0.weight": "mmdetection", "transformer.level_embeds": "detrex"}
 
 # (ours, published); the first rule whose left side matches is used
