@@ -39,14 +39,11 @@ class File:
     time: float | None = 1_600_000_000.0
 
 
-class FakeDrive:
-    """``files``: id -> File, ``folders``: id -> list of ids, ``pages``: path -> File of another
-    host's link, the Hub's among them."""
+class LocalServer:
+    """Serves ``handler`` on this machine; the handler finds this object under ``name``."""
 
-    def __init__(self):
-        self.files, self.folders, self.folder_names, self.pages = {}, {}, {}, {}
-        self.requests = []  # (path and query, Range header or None)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"drive": self}))
+    def __init__(self, handler, name):
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), {name: self}))
         self.server.handle_error = lambda *about: None  # clients that hang up are no news
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -54,6 +51,16 @@ class FakeDrive:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+
+class FakeDrive(LocalServer):
+    """``files``: id -> File, ``folders``: id -> list of ids, ``pages``: path -> File of another
+    host's link, the Hub's among them."""
+
+    def __init__(self):
+        self.files, self.folders, self.folder_names, self.pages = {}, {}, {}, {}
+        self.requests = []  # (path and query, Range header or None)
+        super().__init__(Handler, "drive")
 
     def downloads(self):
         """The Range headers (or None) of the requests that were answered with a file's bytes."""

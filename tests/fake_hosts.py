@@ -8,15 +8,16 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.fake_drive import LocalServer
 
 HOSTS = ("api.roboflow.com", "export.example", "www.kaggle.com", "storage.example")
 ROBOFLOW_KEY, KAGGLE_LOGIN, HUB_TOKEN = "rf_s3cret", "ann:kg_s3cret", "hf_s3cret"
 
 
-class FakeHosts:
+class FakeHosts(LocalServer):
     """What the hosts hold.
 
     Attributes:
@@ -29,14 +30,7 @@ class FakeHosts:
     def __init__(self):
         self.sets, self.hub, self.pushed, self.private = {}, {}, {}, {}
         self.waits, self.status, self.requests = 0, None, []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hosts": self}))
-        self.server.handle_error = lambda *about: None
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler, "hosts")
 
 
 class Handler(BaseHTTPRequestHandler):
