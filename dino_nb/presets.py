@@ -86,17 +86,14 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
     # dino-small from an ImageNet backbone on a few hundred images; the first stages stay as they are, as published.
     "small": TrainConfig(
         model="dino-small",
-        epochs=80,
+        steps=4000,
         batch_size=4,
         lr=4e-4,
         lr_backbone=1e-4,
         schedule="cosine",
-        warmup_steps=100,
         ema=True,
-        ema_decay=0.99,
         frozen=("conv_stem", "blocks.0", "blocks.1"),
         input_size=(320, 534),
-        eval_every=4,
     ),
     "tiny": _TINY,
     # The dino-tiny that comes with the package, on shapes some of which are new to it: two minutes on two cores.
