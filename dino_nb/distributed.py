@@ -130,14 +130,6 @@ def all_gather_objects(value: T) -> list[T]:
     return gathered
 
 
-def gather_results(results: dict) -> dict:
-    """``{image_id: result}`` of each process -> one dict by rising id in all; an image seen twice counts once."""
-    merged = {}
-    for part in reversed(all_gather_objects(results)):
-        merged.update(part)
-    return {image_id: merged[image_id] for image_id in sorted(merged)}
-
-
 def my_share(items: Sequence) -> Sequence:
     """Those of ``items`` that this process evaluates: every ``world_size``-th."""
     return items[rank() :: world_size()]
