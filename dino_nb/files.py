@@ -69,7 +69,7 @@ def home_dir() -> Path:
 def leaves_folder(name: str) -> bool:
     """Whether a file name that a stranger's file gives is absolute or climbs out of its folder, on any system."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or name[1:2] == ":" or "\0" in name
+    return path.is_absolute() or ".." in path.parts or (name[:1].isalpha() and name[1:2] == ":") or "\0" in name
 
 
 _KINDS = (

@@ -121,7 +121,7 @@ def test_names_that_leave_their_folder(name):
     assert files.leaves_folder(name)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a/b.jpg", "..a", "a..b/c", "a\\b.jpg", ".a", "x:"[0]])
+@pytest.mark.parametrize("name", ["a.jpg", "a/b.jpg", "..a", "a..b/c", "a\\b.jpg", ".a", "1:30.jpg"])
 def test_names_that_stay_in_their_folder(name):
     assert not files.leaves_folder(name)
 
