@@ -37,7 +37,8 @@
 #
 # | `SOURCE` | means |
 # |---|---|
-# | *(empty)* | the sample: coloured shapes, annotated as Pascal VOC |
+# | *(empty)* | the sample: drawn shapes, annotated as Pascal VOC |
+# | `cells`, `aerial` | the same with drawn blood cells, or with cars and houses from above |
 # | `upload` | a zip that you choose from your computer (in Colab) |
 # | `/content/drive/MyDrive/images.zip` | a folder, a zip or tar, or one annotation file, on Drive or on this machine |
 # | `https://drive.google.com/...` | a link to a file that is shared with everyone who has the link |
@@ -106,8 +107,7 @@ dino_nb.colab.setup(SOURCE, IMAGES, COCODIR, FIXED_COPY, KEEP_AS, SEND_TO, gpu=F
 # %% [markdown]
 # ## 4 · The source
 #
-# What is on Drive is copied to the local disk first: Drive is slow for many small files. With an empty `SOURCE` the
-# sample is drawn here.
+# What is on Drive is copied to the local disk first: Drive is slow for many small files. A sample is drawn here.
 
 # %%
 source = dino_nb.colab.source(SOURCE, n_train=40, n_val=10, format="voc")
@@ -122,15 +122,10 @@ print(f"{source} -> {target}")
 # the file and the line, and nothing is written. The report counts images and boxes and names every box left out.
 
 # %% tags=["convert"]
-report = dino_nb.convert_dataset(
-    source,
-    target,
-    format=None if FORMAT == "auto" else FORMAT,
-    images=dino_nb.colab.stage(IMAGES) if IMAGES.strip() else None,
-    class_names=CLASSES or None,
-    val_fraction=VAL_FRACTION,
-    **{"seed": SEED, "skip_bad": SKIP_BAD, "overwrite": OVERWRITE or not SOURCE},
-)
+options = {"val_fraction": VAL_FRACTION, "seed": SEED, "skip_bad": SKIP_BAD, "overwrite": OVERWRITE or not SOURCE}
+options |= {"format": None if FORMAT == "auto" else FORMAT, "class_names": CLASSES or None}
+options |= {"images": dino_nb.colab.stage(IMAGES)} if IMAGES.strip() else {}
+report = dino_nb.convert_dataset(source, target, **options)
 report
 
 # %% [markdown]
@@ -152,7 +147,7 @@ if copy := dino_nb.colab.clean(FIXED_COPY):
     fixed = dino_nb.fix_dataset(target, copy)
     target, checked = copy, fixed.report
     print(fixed)
-checked.raise_if_errors()
+checked = checked.raise_if_errors()
 
 # %% [markdown]
 # ## 7 · Look

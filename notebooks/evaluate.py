@@ -149,8 +149,9 @@ result.show("threshold")
 # %% [markdown]
 # ## 6 · Where it goes wrong
 #
-# Each wrong detection and each missed object is sorted by kind, and each kind has a price: the AP you would gain if
-# only errors of this kind were corrected. What to try, by the kind in front:
+# Each wrong detection and each missed object is sorted by kind. The count is that at the threshold. The price is what
+# the AP50, which looks at all scores, would gain if errors of this kind alone were corrected. What to try, by the kind
+# that costs most:
 #
 # - *missed*, *background*: train longer, or label more images like the ones below.
 # - *confused classes*: they look alike, or the labels disagree. Look at both classes' boxes.
@@ -181,12 +182,15 @@ dino_nb.viz.pick_confused(result)
 # ## 7 · The worst images
 #
 # Dashed boxes are the annotations, solid ones what the network found. Often the worst images show an annotation that is
-# wrong, and correcting it is the cheapest way to a better score. `show("labels")` lists such boxes by certainty, and
-# `result.save_labels("labels")` writes them for LabelMe; *create_dataset* reads what you corrected there.
+# wrong, and correcting it is the cheapest way to a better score.
 
 # %% tags=["worst"]
 sheet = dino_nb.viz.worst_images(result, n=4)
 sheet
+
+# %% [markdown]
+# Boxes of the annotations that may be wrong, the most certain first. `result.save_labels("labels")` writes them for
+# LabelMe; *create_dataset* reads what you corrected there.
 
 # %% tags=["labels"]
 result.show("labels")

@@ -120,8 +120,8 @@ print(f"training {start or 'from an ImageNet backbone'} on {cocodir}")
 # the boxes must move with them. If a box is wrong here, stop and look at the annotations.
 
 # %% tags=["batches"]
-augment = "published" if AUGMENT == "auto" else AUGMENT
-dino_nb.viz.training_batches(cocodir, augment)
+augment = recipe.augment if AUGMENT == "auto" else AUGMENT
+dino_nb.viz.training_batches(cocodir, augment, input_size=recipe.input_size or (800, 1333))
 
 # %% [markdown]
 # ## 4 · Train
@@ -153,7 +153,7 @@ result = dino_nb.finetune(cocodir, start, preset=recipe, max_hours=MAX_HOURS or 
 for name, row in (("before", result.history[:1]), ("best", [result.best] if result.best else [])):
     for scores in row:
         print(f"{name:6}: AP {scores['AP']:.3f}, AP50 {scores['AP50']:.3f} at epoch {scores['epoch']}")
-print(f"the run ended by: {result.stopped}", *result.advice, sep="\n")
+print(f"the run ended by: {result.stopped}")
 
 # %% [markdown]
 # How sure is that? Scores of a small validation set vary by chance. The interval in brackets says how far: if it
@@ -185,11 +185,13 @@ result.report
 # ## 6 · Before and after
 #
 # The same images, which were not trained on: the annotations, what the start found, and what the trained network finds.
-# Move the threshold until what is wrong is gone and what is right is still there.
+# The threshold starts where the trained network's F1 is best, and is stored in its checkpoint. Move it until what is
+# wrong is gone and what is right is still there.
 
 # %% tags=["compare"]
 detectors = {name: dino_nb.load(path) for name, path in (("before", start), ("after", result.checkpoint)) if path}
-comparison = dino_nb.viz.compare(list(detectors.values()), cocodir, names=list(detectors))
+networks, names = list(detectors.values()), list(detectors)
+comparison = dino_nb.viz.compare(networks, cocodir, threshold=networks[-1].threshold, names=names)
 comparison
 
 # %% [markdown]

@@ -197,7 +197,7 @@ from IPython.display import Video
 video = dino_nb.colab.video(VIDEO, result.image)
 annotated = Path(saved) / f"{Path(video).stem}_found.mp4"
 detector.annotate_video(video, annotated, threshold, slice_size=SLICE_SIZE or None)
-Video(str(dino_nb.small_copy(annotated)), embed=True, width=480)
+Video(str(dino_nb.small_copy(annotated)), embed=True, html_attributes="controls style='width: 480px; max-width: 100%'")
 
 # %% [markdown]
 # ## 11 · What next

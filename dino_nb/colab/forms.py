@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from dino_nb.prepare.archive import extract, is_archive
 from dino_nb.prepare.convert import convert_dataset
 from dino_nb.prepare.folders import is_cocodir, new_folder
 from dino_nb.prepare.sample import CLASSES, make_sample
-from dino_nb.presets import recipe_for
+from dino_nb.prepare.scenes import SCENES
+from dino_nb.presets import recipe_for, train_preset
 from dino_nb.training.checkpoint_manager import data_fingerprint
 
 PUBLISHED = "dino-4scale-r50-24ep"  # what fine-tuning on the user's data starts from, if it can be downloaded
@@ -59,12 +61,12 @@ def source(field: str | PathLike[str] | None, **sample: Any) -> str | PathLike[s
     """The annotations that a field means, for ``dino_nb.convert_dataset``.
 
     A path (a copy on the local disk of what is on Google Drive), a link as it is, the address of a data set on
-    Roboflow, Kaggle or the Hugging Face Hub (see ``hosts.SPELLING``), which is downloaded, ``upload``, or nothing: the
-    sample, of which ``sample`` are options, see ``dino_nb.make_sample``.
+    Roboflow, Kaggle or the Hugging Face Hub (see ``hosts.SPELLING``), which is downloaded, ``upload``, ``cells`` or
+    ``aerial``: drawn scenes, or nothing: drawn shapes. ``sample`` are options of these, see ``dino_nb.make_sample``.
     """
     typed = _typed(field)
-    if not typed:
-        return make_sample(Path("sample") / "annotations", **sample)
+    if not typed or (typed in SCENES and not Path(typed).exists()):
+        return make_sample(Path("sample") / "annotations", kind=typed or "shapes", **sample)
     if hosts.is_hosted(typed):
         return hosts.fetch(typed, _UNPACKED / "downloads")
     return typed if is_link(typed) else stage(typed)
@@ -84,7 +86,7 @@ def dataset(cocodir: str | PathLike[str] | None, n_train: int = 64, n_val: int =
     """
     typed = _typed(cocodir)
     if not typed:
-        name = "-".join([str(n_train), str(n_val), *sample.get("classes", ())]).replace(" ", "_")
+        name = "-".join([str(n_train), str(n_val), *([_key(repr(sample))] if sample else [])])
         return make_sample(Path("sample") / name, n_train, n_val, **sample)  # one that is there is left as it is
     if hosts.is_hosted(typed):
         return _converted(typed)
@@ -157,21 +159,20 @@ def checkpoint(field: str | PathLike[str] | None, data: str | PathLike[str] | No
     return None
 
 
-def recipe(preset: str, start: str | None) -> str | TrainConfig:
+def recipe(preset: str, start: str | None) -> TrainConfig:
     """The training recipe that a ``PRESET`` field means: ``auto`` suits the checkpoint ``start`` and the GPU."""
     typed = clean(preset)
     if typed.lower() not in ("", "auto"):
-        return typed
+        return train_preset(typed)
     if start is None:
-        return "small"
-    if start == "dino-tiny":
-        return "tiny-finetune"
-    if Path(start).is_file():
-        suited = recipe_for(load_model(start, device="cpu").config)
+        return train_preset("small")
+    if start == "dino-tiny" or Path(start).is_file():
+        model = load_model(start, device="cpu")
+        suited = recipe_for(model.config)
         if suited != recipe_for(ModelConfig()):  # a small network
-            return suited
+            return replace(suited, input_size=model.input_size)
     old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
-    return "t4" if old else "finetune"
+    return train_preset("t4" if old else "finetune")
 
 
 @disk_errors()

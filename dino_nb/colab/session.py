@@ -171,8 +171,10 @@ def _device() -> str:
 
 
 def _memory() -> str:
-    page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    return f"{page * os.sysconf('SC_AVPHYS_PAGES') / 1e9:.1f} of {page * total / 1e9:.1f} GB free"
+    # "available" counts memory that the system lends to its file cache and takes back; "free" does not
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    total, left = (int(lines[name].split()[0]) * 1024 / 1e9 for name in ("MemTotal", "MemAvailable"))
+    return f"{left:.1f} of {total:.1f} GB free"
 
 
 def _precision() -> str:

@@ -112,7 +112,7 @@ def classes(result: Any) -> list[Block]:
 def errors(result: Any) -> list[Block]:
     """Kinds of errors, and where the AP is low."""
     found = result.analysis
-    told = f"From score {found.threshold:.3f} {found.counts['correct']:,} detections are correct. Wrong ones:"
+    told = f"Correct from score {found.threshold:.3f} on: {counted(found.counts['correct'], 'detection')}. Wrong ones:"
     bars = [
         (f"{kind}: {meaning}", found.cost[kind], f"{found.counts[kind]:,}, AP50 +{found.cost[kind]:.3f} without")
         for kind, (_, meaning) in KINDS.items()
@@ -152,7 +152,7 @@ def labels(result: Any) -> list[Block]:
     if not rows:
         return [Lines(["No label looks wrong."])]
     told = (
-        f"{len(rows):,} labels to look at, in label_errors.csv and labels_to_check.json (COCO); "
+        f"{counted(len(rows), 'label')} to look at, in label_errors.csv and labels_to_check.json (COCO); "
         "save_labels(folder) writes them for LabelMe. Dashed: the label."
     )
     crops = []

@@ -54,7 +54,8 @@ class SamplingPoints(Scene):
 
     def _move(self, x: float, y: float) -> None:
         if self.at:
-            other = self.at((x * self.image.width, y * self.image.height))
+            down = y * self.draw(0).height / _LONG_SIDE * max(self.image.size)  # the legend is a part of it
+            other = self.at((x * self.image.width, min(down, self.image.height)))
             self.points, self.weights, self.origins = other.points, other.weights, other.origins
 
     def draw(self, layer: int = -1) -> Image.Image:
@@ -77,26 +78,27 @@ class SamplingPoints(Scene):
         x, y = (self.origins[layer] * scale).tolist()
         for dx, dy in ((widest, 0), (0, widest)):
             canvas.line((x - dx, y - dy, x + dx, y + dy), fill="white", width=2)
-        self._legend(canvas, layer % self.count, drawn.size)
-        return drawn
+        return self._with_legend(drawn, layer % self.count)
 
     def shown(self, index: int) -> tuple[Image.Image, str]:
         """For the slider."""
         return self.draw(index), f"{self.part} layer {index + 1} of {self.count}"
 
-    def _legend(self, canvas: ImageDraw.ImageDraw, layer: int, size: tuple[int, int]) -> None:
-        """A line that tells how much of the weight lies on which feature map."""
+    def _with_legend(self, drawn: Image.Image, layer: int) -> Image.Image:
+        """``drawn``, and below it how much of the weight lies on which feature map."""
         parts = [(f"{self.part} layer {layer + 1} of {self.count}", "white")]
         for level in range(int(self.levels.max()) + 1):
             share = self.weights[layer][self.levels == level].sum()
             parts += [("   ● ", PALETTE[level % len(PALETTE)]), (f"map {level}: {share:.0%}", "white")]
         text = "".join(part for part, _ in parts)
-        letters = max(6, min(round(min(size) / 32), int(20 * (size[0] - 16) / text_width(text, 20))))
-        x, y = 8, size[1] - round(1.7 * letters)
-        canvas.rectangle((0, y - 4, size[0], size[1]), fill="#222")
+        letters = max(6, min(round(min(drawn.size) / 32), int(20 * (drawn.width - 16) / text_width(text, 20))))
+        sheet = Image.new("RGB", (drawn.width, drawn.height + 4 + round(1.7 * letters)), "#222")
+        sheet.paste(drawn, (0, 0))
+        x, canvas = 8, ImageDraw.Draw(sheet)
         for part, paint in parts:
-            draw_text(canvas, (x, y), part, letters, paint)
+            draw_text(canvas, (x, drawn.height + 4), part, letters, paint)
             x += text_width(part, letters)
+        return sheet
 
 
 def sampling_points(detector: Detector, result: Result, index: int = 0) -> SamplingPoints:

@@ -135,6 +135,7 @@ def _draw_counts(axes, counts):
     width = max(1, -(-int(counts.max()) // 40))
     _histogram(axes, counts, np.arange(0, counts.max() + width + 1, width) - 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     told = f"median {np.median(counts):g}, most {counts.max():,}\n{(counts == 0).sum():,} without any"
     _note(axes, 0.98, 0.96, told)
 
@@ -169,6 +170,7 @@ def _draw_shapes(axes, ratios):
     ticks = np.arange(-int(edge), int(edge) + 1)
     axes.set_xticks(ticks, [f"{2**t}:1" if t >= 0 else f"1:{2**-t}" for t in ticks.tolist()])
     axes.axvline(0, color=INK, lw=0.8, ls=":")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     _note(axes, 0.02, 0.96, f"taller than wide: {np.mean(ratios < 0):.0%}")
 
 

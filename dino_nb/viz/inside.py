@@ -17,6 +17,7 @@ from dino_nb.inference.detector import Detector
 from dino_nb.inference.results import Result
 from dino_nb.models.denoising import prepare_denoising
 from dino_nb.models.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
+from dino_nb.printer import counted
 from dino_nb.viz.attention import look, query_of
 from dino_nb.viz.judged import reduced
 from dino_nb.viz.view import Scene
@@ -45,7 +46,7 @@ class DecoderLayers(Scene):
     query: int | None
     grid_boxes: Tensor
     levels: Tensor
-    unit: ClassVar[str] = "layer"
+    unit: ClassVar[str] = "step"
 
     def __post_init__(self) -> None:
         self.count = len(self.boxes)
@@ -68,7 +69,8 @@ class DecoderLayers(Scene):
     def shown(self, index: int, threshold: float) -> tuple[Image.Image, str]:
         """For the slider."""
         title = f"after decoder layer {index} of {self.count - 1}" if index else "the start: the selected proposals"
-        return self.draw(index, threshold), f"{title}, {int((self.scores[index] >= threshold).sum())} boxes"
+        number = int((self.scores[index] >= threshold).sum())
+        return self.draw(index, threshold), f"{title}, {counted(number, 'box', 'boxes')}"
 
     def proposals(self, top: int = 100) -> Image.Image:
         """Where the queries start: a dot for each proposal, and the boxes of the ``top`` most certain."""

@@ -51,7 +51,10 @@ def confused(
         if name not in names:
             raise UserError(f"there is no class {name!r}.{did_you_mean(name, names)}")
     pairs = result.analysis.cell(names.index(object), names.index(found))[:n].tolist()
-    return grid([crop(result, a, b, 240) for a, b in pairs], columns=6, width=width) if pairs else None
+    if not pairs:
+        return None
+    columns = min(len(pairs), 6)
+    return grid([crop(result, a, b, 240) for a, b in pairs], columns, width=width * columns // 6)
 
 
 def pick_confused(result: EvalResult) -> "interactive":

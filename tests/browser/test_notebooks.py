@@ -112,7 +112,7 @@ def test_inference_runs_and_follows_mouse_and_keyboard(opened):
 
     cell = notebook.cell("layers")
     before, _ = notebook.shown(cell)
-    after, _ = notebook.changes(cell, lambda: notebook.slider(cell, "layer").press("ArrowRight"))
+    after, _ = notebook.changes(cell, lambda: notebook.slider(cell, "step").press("ArrowRight"))
     assert "1 of 4" in before and "2 of 4" in after
     look(notebook, "inference_and_visualization")
     fits_a_narrow_window(notebook)

@@ -14,7 +14,7 @@ from dino_nb.colab import forms
 from dino_nb.errors import UserError
 from dino_nb.prepare.archive import pack
 from dino_nb.prepare.sample import make_sample
-from dino_nb.presets import PRESETS, recipe_for
+from dino_nb.presets import TRAIN_PRESETS
 from tests.fake_drive import File
 
 
@@ -53,6 +53,12 @@ def foreign(sample_coco, tmp_path):
 
 def images(cocodir):
     return sorted(p.name for p in (cocodir / "val2017").iterdir())
+
+
+@pytest.mark.parametrize("typed, name", [("", "red circle"), (" cells ", "red cell"), ("aerial", "house")])
+def test_source_may_be_drawn(here, typed, name):
+    folder = colab.source(typed, n_train=3, n_val=1, format="voc")
+    assert any(f"<name>{name}</name>" in file.read_text() for file in folder.glob("Annotations/*.xml"))
 
 
 @pytest.mark.parametrize("typed", ["", None, "  ", '""'])
@@ -151,7 +157,7 @@ def test_checkpoint_for_training_without_a_gpu_is_an_imagenet_backbone(foreign, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert colab.checkpoint("auto", foreign, train=True) is None
     assert "ImageNet backbone" in capsys.readouterr().out
-    assert colab.recipe("auto", None) == "small"
+    assert colab.recipe("auto", None) == TRAIN_PRESETS["small"]
 
 
 def test_checkpoint_that_cannot_be_downloaded(foreign, home, offline, monkeypatch, capsys):
@@ -185,15 +191,17 @@ def test_checkpoint_of_a_run_is_its_best(here, drive):
 def test_recipe_suits_the_start_and_the_gpu(monkeypatch, capability, start, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert colab.recipe("auto", start) == expected
-    assert colab.recipe(" tiny ", start) == "tiny"
+    assert colab.recipe("auto", start) == TRAIN_PRESETS[expected]
+    assert colab.recipe(" tiny ", start) == TRAIN_PRESETS["tiny"]
 
 
 def test_recipe_of_a_small_network_is_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    save_checkpoint(tmp_path / "mine.pth", dino_nb.build_model("dino-tiny"))
+    build = dino_nb.build_model("dino-tiny")
+    build.input_size = (96, 160)
+    save_checkpoint(tmp_path / "mine.pth", build)
     suited = colab.recipe("auto", str(tmp_path / "mine.pth"))
-    assert suited == recipe_for(PRESETS["dino-tiny"]) and suited.lr == 1e-3 and not suited.input_size
+    assert suited.lr == TRAIN_PRESETS["tiny-finetune"].lr and suited.input_size == build.input_size
 
 
 def test_run_folder_is_kept_for_the_same_run_and_not_for_another(here, sample_coco, capsys):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +160,17 @@ def test_labels_to_check_of_a_labelling_tool_come_back_through_convert(tmp_path,
         result.save_labels(folder, format)
     with pytest.raises(UserError, match="Did you mean 'labelme'"):
         result.save_labels(tmp_path / "new", "labelm")
+
+
+def test_counts_of_one_are_in_the_singular(monkeypatch):
+    row = {"file": "a.jpg", "question": "cat here?", "certainty": 0.3}
+    monkeypatch.setattr(report, "label_rows", lambda result: [row])
+    kinds = dict.fromkeys(("correct", *report.KINDS), 1)
+    analysis = SimpleNamespace(threshold=0.5, counts=kinds, cost=dict.fromkeys(kinds, 0.0), where=[])
+    analysis.label_errors = [{"object": 1, "detection": 2}]
+    result = SimpleNamespace(analysis=analysis)
+    assert report.labels(result)[0].text()[0].startswith("1 label to look at")
+    assert report.errors(result)[0].text() == ["Correct from score 0.500 on: 1 detection. Wrong ones:"]
 
 
 def test_save_labels_of_perfect_results_says_so(tmp_path):

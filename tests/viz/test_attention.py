@@ -52,19 +52,19 @@ def test_sampling_points_of_a_thin_image_are_in_its_pixels(detector):
 def test_draw_shows_a_layer_and_a_view_steps_through_them(detector, result):
     points = sampling_points(detector, result)
     drawn = [points.draw(layer) for layer in (0, -1)]
-    assert [image.size for image in drawn] == [(900, 540)] * 2 and drawn[0].tobytes() != drawn[1].tobytes()
+    assert [image.size for image in drawn] == [(900, 573)] * 2 and drawn[0].tobytes() != drawn[1].tobytes()
     view = points.view()
     assert view.position.max == detector.model.config.dec_layers and view.caption.startswith("decoder layer 1 of")
     view.step(1)
     assert view.caption.startswith("decoder layer 2 of") and repr(view).startswith("View(layer 2")
     assert not detector.model.decoder._forward_hooks and not detector.model._forward_hooks
-    assert encoder_attention(detector, result.image, (9, 9)).draw().size == (900, 540)
+    assert encoder_attention(detector, result.image, (9, 9)).draw().size == (900, 573)
 
 
 def test_view_of_the_encoder_follows_a_click(detector, result):
     view = encoder_attention(detector, result, (150, 40)).view()
     before = view.image.tobytes()
-    view.click.value = "0.2500 0.5000"  # as the page writes it
+    view.click.value = "0.2500 0.4714"  # as the page writes it: 270 of 573 pixels, the legend among them
     assert (view.scene.origins - torch.tensor([50, 60])).abs().max() <= 8 and view.image.tobytes() != before
     assert torch.equal(view.scene.points, encoder_attention(detector, result, (50, 60)).points)
     view.click.value = ""
