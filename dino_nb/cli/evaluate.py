@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?")
     parser.add_argument("--split", default="val", help="train, val or test (default: %(default)s)")
     parser.add_argument("-o", "--output_dir", default="logs/DINO/eval", help="results.json and the reports go here")
-    parser.add_argument("--batch_size", type=int, default=1, help="published numbers are those of 1")
+    batch = "published numbers are those of 1; auto takes images of one shape together, with the same results"
+    parser.add_argument("--batch_size", type=batch_size, default=1, metavar="N", help=batch)
     parser.add_argument("--device", help="cuda, cuda:0, cpu (default: a GPU if there is one)")
     parser.add_argument("--amp", nargs="?", const="fp16", choices=AMP, default="auto", help=AMP_HELP)
     parser.add_argument("--num_workers", type=int, help="processes that read images")
@@ -67,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     published.add_argument("--eval", action="store_true", help="accepted; this command does nothing else")
     add_unused(parser)
     slurm.add_arguments(parser)
+
+
+def batch_size(text: str) -> int | str:
+    """A number or ``auto``."""
+    return text if text == "auto" else int(text)
 
 
 def run(args: argparse.Namespace) -> int:

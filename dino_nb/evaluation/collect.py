@@ -15,6 +15,7 @@ from dino_nb.data.dataset import CocoDataset
 from dino_nb.data.images import open_image
 from dino_nb.data.transforms import normalize
 from dino_nb.errors import UserError
+from dino_nb.evaluation.batches import AutoBatch
 from dino_nb.evaluation.coco import Detections
 from dino_nb.evaluation.stream import Stream
 from dino_nb.models.dino import DINO
@@ -31,7 +32,7 @@ def collect_predictions(
     indices: Iterable[int] | None = None,
     *,
     match: ClassMatch | None = None,
-    batch_size: int = 1,
+    batch_size: int | str = 1,
     amp: bool | torch.dtype = False,
     num_workers: int | None = None,
     progress: bool = True,
@@ -46,7 +47,8 @@ def collect_predictions(
         indices: positions in the data set. Default: all.
         match: which output is which category. Default: by the model's names and ids.
         batch_size: images per forward pass. Images of unequal size are padded to the largest, which changes
-            scores a little: published numbers are those of 1.
+            scores a little: published numbers are those of 1. ``"auto"`` takes images of one shape together, as many as
+            pay (``dino_nb.evaluation.batches``): results are those of 1 but for rounding.
         amp: as in ``dino_nb.models.infer``.
         num_workers: processes that read images. Default: 0 on a CPU, else up to 2.
         stream: keeps the results of each image on disk as they come; what it has already is not computed again.
@@ -68,13 +70,17 @@ def collect_predictions(
     gpu = first.device.type == "cuda"
     if num_workers is None:
         num_workers = min(2, os.cpu_count() or 1) if gpu else 0
+    auto = None
+    if not isinstance(batch_size, int):
+        # equal shapes, which have equal proportions, come in a row; the loader's own batches are of one image
+        auto, batch_size, share = AutoBatch(first.device), 1, sorted(share, key=lambda i: _proportion(dataset.size(i)))
     loader = torch.utils.data.DataLoader(
         _Reader(dataset, share),
         batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=gpu,
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=(16 if auto else 4) if num_workers else None,
     )
     match = match or match_classes(dataset.categories, model.config.num_classes, model.class_names, model.category_ids)
     column = _columns(match.category_of, dataset)
@@ -94,12 +100,12 @@ def collect_predictions(
     try:
         shown = progress and distributed.is_main()
         with tqdm(total=len(share), desc="evaluating", unit="img", disable=not shown, mininterval=0.5) as bar:
-            for images, targets, times in loader:
+            for images, targets, times in auto.joined(loader) if auto else loader:
                 for step, took in zip(STEPS, zip(*times)):
                     seconds[step] += sum(took)
                 lap("waiting for images" if num_workers else None)
                 inputs = [normalize(x.to(first.device, non_blocking=True)).to(first.dtype) for x in images]
-                outputs = infer(model, inputs, amp)
+                outputs = (auto.infer if auto else infer)(model, inputs, amp)
                 if gpu:
                     torch.cuda.synchronize(first.device)
                 lap("network")
@@ -156,6 +162,10 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
         }
         found.append((index, to_rows(outputs, [target], column, len(boxes))[0]))
     return _table(found, dataset)
+
+
+def _proportion(size: tuple[int, int]) -> float:
+    return size[0] / size[1]
 
 
 def _columns(category_of, dataset):

@@ -118,7 +118,7 @@ def evaluate(
     checkpoint: Any,
     *,
     split: str = "val",
-    batch_size: int = 1,
+    batch_size: int | str = 1,
     device: str | torch.device | None = None,
     output_dir: str | Path | None = None,
     check: bool = True,
@@ -139,7 +139,8 @@ def evaluate(
         cocodir: folder with ``{train,val[,test]}2017/`` and ``annotations/``.
         checkpoint: whatever ``dino_nb.load`` takes (file, zoo name), a ``Detector``, or a ``DINO`` module.
         split: ``train``, ``val`` or ``test``. Without annotations nothing is scored, but results are made.
-        batch_size: images per forward pass; published numbers are those of 1.
+        batch_size: images per forward pass; published numbers are those of 1. ``"auto"`` takes images together that are
+            of one shape when resized, as many as pay: none is padded, and the results are those of 1 but for rounding.
         device: default: a GPU if there is one; for a given ``Detector`` or module, where it is.
         output_dir: folder for ``results.json`` (COCO results that pycocotools loads, with the data set's own ids),
             ``report.{txt,html,json}``, ``per_class.csv``, and labels to check. Default: nothing is written.
@@ -165,7 +166,8 @@ def evaluate(
         read, or the check finds errors.
     """
     started = time.perf_counter()
-    check_number("batch_size", batch_size, 1, whole=True)
+    if batch_size != "auto":
+        check_number("batch_size", batch_size, 1, whole=True)
     if limit is not None:
         check_number("limit", limit, 1, whole=True)
     if threshold is not None:
@@ -241,7 +243,7 @@ def _published(name, dataset, settings, model, count):
     if item is None or (dataset.split, len(dataset), len(dataset.categories)) != ("val", 5000, 80):
         return None
     differences = {
-        f"batch size {settings['batch_size']} instead of 1": settings["batch_size"] != 1,
+        f"batch size {settings['batch_size']} instead of 1": settings["batch_size"] not in (1, "auto"),
         "half precision instead of float32": settings["amp"],
         f"input size {settings['input_size']} instead of {[*EVAL_SIZE]}": settings["input_size"] != [*EVAL_SIZE],
         f"{model.config.num_select} detections per image": model.config.num_select != 300,
