@@ -152,9 +152,10 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
     av = _av()
     if not Path(path).is_file():
         raise UserError(f"there is no video file {path}.")
+    # titles may be in any encoding; PyAV 19 needs not be told
+    told = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        # titles may be in any encoding
-        with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
+        with av.open(str(path), options=_OPTIONS, **told) as container:
             if not container.streams.video:
                 raise UserError(f"{path} has no video stream in it: it is sound or something else.")
             stream = container.streams.video[0]

@@ -1,6 +1,7 @@
 """Backbones from timm, made to compute what the published ones do, and the projection of their maps to the encoder."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,14 @@ def _create(name: str, drop_path: float, pretrained: bool | str | Path, **kwargs
     if pretrained and pretrained is not True:
         state = _read_weights(Path(pretrained), name)
         kwargs["pretrained_cfg_overlay"] = {"state_dict": state}
+    make = partial(timm.create_model, timm_name, pretrained=bool(pretrained), features_only=True, **kwargs)
     try:
-        body = timm.create_model(timm_name, pretrained=bool(pretrained), features_only=True, **kwargs)
+        try:
+            body = make()
+        except NotImplementedError:  # timm 1.0.20 reads values while it builds, and on "meta" there are none
+            with torch.device("cpu"):
+                body = make()
+            body = body.to(torch.get_default_device())
     except OSError as error:
         raise UserError(
             f"the ImageNet weights of backbone {name!r} could not be downloaded ({str(error).splitlines()[0]}): name a "

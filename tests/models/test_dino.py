@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import timm
 import torch
 
 import dino_nb
@@ -231,3 +232,16 @@ def test_files_with_the_former_names_still_load():
     assert set(former) != set(model.state_dict())
     model.load_state_dict(former)
     assert torch.equal(model.input_proj[0][0].weight, former["neck.proj.0.0.weight"])
+
+
+def test_backbone_is_made_where_timm_cannot_build_without_memory(monkeypatch):
+    create = timm.create_model
+
+    def old(*args, **options):
+        torch.linspace(0, 1, 3).tolist()  # as timm 1.0.20 does
+        return create(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", old)
+    with torch.device("meta"):
+        model = dino_nb.build_model("dino-tiny")
+    assert all(parameter.is_meta for parameter in model.parameters())
