@@ -26,6 +26,7 @@ from dino_nb.files import write_text
 from dino_nb.inference.detector import Detector
 from dino_nb.inference.export import export
 from dino_nb.inference.sources import leaves
+from dino_nb.models.compiled import compile_parts
 from dino_nb.models.dino import DINO
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
@@ -104,7 +105,7 @@ def _variant(model: Any, name: str, device: torch.device, folder: Path) -> Any:
     if isinstance(model, DINO):
         model = copy.deepcopy(model).optimize(name in ("optimized", *_HALF))
     if name == "compiled":
-        model.compile(dynamic=True)
+        compile_parts(model, device)
     return model
 
 

@@ -31,21 +31,27 @@ from dino_nb.inference.slicing import Found, merge
 from dino_nb.inference.sources import Source
 from dino_nb.inference.tracking import Tracker
 from dino_nb.inference.video import describe, video_writer
+from dino_nb.models.compiled import compile_parts
 from dino_nb.models.dino import DINO
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
 
 
-def load(name_or_path: str | os.PathLike, device: str | torch.device | None = None) -> "Detector":
+def load(
+    name_or_path: str | os.PathLike, device: str | torch.device | None = None, *, compile: bool | str = False
+) -> "Detector":
     """A :class:`Detector` from a checkpoint: a file, ``"dino-tiny"``, a zoo name, or a Google Drive id or link.
 
-    Arguments and errors: see ``dino_nb.checkpoints.load.load_model``.
+    Arguments and errors: see ``dino_nb.checkpoints.load.load_model``, and of ``compile`` :class:`Detector`.
     """
-    return Detector(load_model(name_or_path, device))
+    return Detector(load_model(name_or_path, device), compile=compile)
 
 
 class Detector:
     """A network with names for its outputs, ready to be shown images.
+
+    ``compile=True`` compiles the layers of encoder and decoder, ``compile="reduce-overhead"`` records CUDA graphs too:
+    see ``dino_nb.models.compiled``. The first image then takes long; on a CPU nothing is won.
 
     Attributes:
         model: the ``DINO`` module, in eval mode.
@@ -55,11 +61,15 @@ class Detector:
         threshold: the one that was stored in the checkpoint, else 0.3.
     """
 
-    def __init__(self, model: nn.Module, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, device: str | torch.device | None = None, *, compile: bool | str = False
+    ) -> None:
         self.device = pick_device(device)
         self.model = model.eval().to(self.device)
         if isinstance(model, DINO):
             model.optimize()
+        if compile:
+            compile_parts(model, self.device, compile)
         self.class_names = output_names(model)
         self.input_size: tuple[int, int] = tuple(getattr(model, "input_size", None) or EVAL_SIZE)
         stored = (getattr(model, "thresholds", None) or {}).get("overall")

@@ -124,7 +124,8 @@ class DINO(nn.Module):
 
         memory = self.encoder(src, pos, spatial_shapes, valid_ratios, key_padding_mask)  # [bs, S, C]
         refpoints, interm = self.query_selection(memory, spatial_shapes, sizes, key_padding_mask)  # [bs, nq, 4]
-        tgt = self.tgt_embed.weight[: refpoints.shape[1]].expand(batch.shape[0], -1, -1)  # [bs, nq, C]
+        # a copy: a view of a parameter would have the first decoder layer compiled apart from the others
+        tgt = self.tgt_embed.weight[: refpoints.shape[1]].repeat(batch.shape[0], 1, 1)  # [bs, nq, C]
 
         denoising = prepare_denoising(targets, self.config, noise) if self.training and targets else None
         attn_mask = None

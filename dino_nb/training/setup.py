@@ -18,6 +18,7 @@ from dino_nb.data.classes import match_classes
 from dino_nb.data.dataset import CocoDataset
 from dino_nb.errors import UserError
 from dino_nb.files import atomic_path
+from dino_nb.models.compiled import compile_parts
 from dino_nb.models.dino import DINO, build_model
 from dino_nb.presets import preset
 from dino_nb.printer import counted
@@ -34,7 +35,6 @@ from dino_nb.training.stopping import ignore_in_worker
 from dino_nb.training.validation import Validation
 from dino_nb.training.warmstart import warm_start
 
-_COMPILER = "inductor"
 _PUBLISHED_BACKBONES = {"swin_L_384_22k": "swin_large_patch4_window12_384_22k.pth"}
 
 
@@ -144,23 +144,6 @@ def make_run(
     if config.compile:
         compile_parts(model, device)
     return run
-
-
-def compile_parts(model: DINO, device: torch.device) -> None:
-    """Compile the layers of encoder and decoder, which are the same in every step, for images of any size.
-
-    The backbone stays as it is: its convolutions, for sizes of any kind, take the compiler many minutes.
-    Raises ``UserError`` where ``torch.compile`` does not work.
-    """
-    try:
-        torch.compile(torch.sin, backend=_COMPILER)(torch.ones(3, device=device))
-    except Exception as error:  # of many kinds: no C++ compiler, no Triton, a Python that is too new
-        raise UserError(
-            f"compile=True cannot work here ({str(error).strip().splitlines()[0][:200]}). It needs a C++ compiler, and "
-            "on a GPU Triton: leave it out."
-        ) from error
-    for layer in (*model.encoder.layers, *model.decoder.layers):
-        layer.compile(dynamic=True, backend=_COMPILER)
 
 
 def _shared_classes(source: DINO, train_set: CocoDataset) -> dict[int, int]:

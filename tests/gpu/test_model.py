@@ -1,12 +1,15 @@
 """Network and training on a GPU: the golden numbers, half precision, the memory plan, resuming."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from dino_nb.config import ModelConfig
+from dino_nb.inference.detector import Detector
 from dino_nb.models.dino import build_model
+from dino_nb.models.infer import infer
 from dino_nb.prepare.sample import make_sample
 from dino_nb.training.checkpoint_manager import read_state
 from tests.models import test_golden
@@ -35,6 +38,20 @@ def test_network_does_not_wait_for_the_device(amp):
             model(images)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+@pytest.mark.parametrize("amp", [False, True])
+def test_compiled_layers_compute_the_same(mode, amp):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    plain = build_model(ModelConfig()).cuda().eval()
+    fast = Detector(copy.deepcopy(plain), "cuda", compile=mode).model
+    for size in [(320, 400)] * 4 + [(300, 416), (320, 400), (416, 300)]:  # a stream of one shape, and others
+        images = [torch.rand(3, *size, device="cuda")]
+        wanted, got = infer(plain, images, amp), infer(fast, images, amp)
+        for key in wanted:
+            torch.testing.assert_close(got[key], wanted[key], atol=5e-2 if amp else 1e-3, rtol=1e-2 if amp else 1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dino_nb.errors import UserError
-from dino_nb.training import setup
+from dino_nb.models import compiled
 from dino_nb.training.progress import read_log
 from tests.training.tiny_run import tiny_run
 
@@ -15,10 +15,10 @@ def losses(folder):
 
 def test_compiled_parts_train_as_plain_ones(small_sample, tmp_path, monkeypatch):
     """Traced and differentiated as for the real compiler, whose code would take minutes to make."""
-    monkeypatch.setattr(setup, "_COMPILER", "aot_eager")
+    monkeypatch.setattr(compiled, "_COMPILER", "aot_eager")
     torch.compiler.reset()
-    for name, compiled in (("plain", False), ("compiled", True)):
-        tiny_run(small_sample, tmp_path / name, epochs=1, compile=compiled)
+    for name, compile in (("plain", False), ("compiled", True)):
+        tiny_run(small_sample, tmp_path / name, epochs=1, compile=compile)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
     more = tiny_run(small_sample, tmp_path / "compiled", epochs=2, compile=False, resume="auto")
     assert more.stopped == "finished", "a run may go on without"
