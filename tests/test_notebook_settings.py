@@ -134,6 +134,12 @@ def test_evaluate_with_nothing_found_runs_to_the_end(sample_coco):
     assert run("evaluate", COCODIR="empty", THRESHOLD=1.0)["result"].metrics["AP"] < 0.1
 
 
+def test_evaluate_of_a_network_that_knows_no_class_says_what_to_do():
+    make_sample("cells", n_train=1, n_val=1, kind="cells")
+    with pytest.raises(UserError, match=r"no class of the data set is known .*notebook fine-tune"):
+        run("evaluate", COCODIR="cells", CHECKPOINT="dino-tiny")
+
+
 # fine-tune
 
 

@@ -124,6 +124,7 @@ def _by_name(names: dict[Any, str], class_names: list[str | None], how: str, pub
     if not label_of:
         known = _some(name for name in class_names if name is not None)
         text = f"no class of the data set is known to the model. Data set: {_some(missing)}. Model: {known}."
+        text += " Fine-tune it on this data first (notebook fine-tune, or dino-nb train), or choose another checkpoint."
         if published:
             text += (
                 " If the original code trained this checkpoint on this data set, its outputs are category ids: match "

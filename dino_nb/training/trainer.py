@@ -183,7 +183,7 @@ def plan_time(run: Run) -> None:
     evaluations = -(-(run.config.epochs - run.epoch) // run.config.eval_every) + 1
     minutes = (steps * step + evaluations * evaluation) / 60
     left = f"{counted(steps, 'more step')} and {counted(evaluations, 'evaluation')}"
-    text = f"{step:.2f} s per step: {left} take about {minutes:.0f} minutes"
+    text = f"{step:.2f} s per step: {left} take about {counted(max(1, round(minutes)), 'minute')}"
     if run.shaped:
         text += f"; {run.config.epochs} epochs fit into the time"
         text += ", which is little: a smaller input_size allows more" if steps < _FEW_STEPS else ""

@@ -64,7 +64,7 @@ def test_match_classes_ids_on_request_and_for_a_head_without_names():
 def test_match_classes_nothing_in_common():
     with pytest.raises(UserError, match=r"RBC.*person.*--classes id"):
         match_classes(categories((1, "RBC")), 91)
-    with pytest.raises(UserError, match=r"Data set: RBC. Model: a, b\.$"):
+    with pytest.raises(UserError, match=r"Data set: RBC. Model: a, b\. Fine-tune it .* choose another checkpoint\.$"):
         match_classes(categories((1, "RBC")), 2, ["a", "b"])
     with pytest.raises(UserError, match="no category"):
         match_classes(categories((100, "RBC")), 4)
