@@ -26,6 +26,7 @@ PRESETS: dict[str, ModelConfig] = {
         num_select=100,
         drop_path=0.0,
         proposal_nms=0.7,
+        dn_box_noise_scale=0.4,
         cls_loss_coef=2.0,
     ),
     "dino-tiny": ModelConfig(
