@@ -13,7 +13,7 @@ from pathlib import Path
 from dino_nb import files, ops
 from dino_nb.errors import UserError
 from dino_nb.files import in_colab, size_text
-from dino_nb.training import precision
+from dino_nb.training import memory, precision
 from dino_nb.version import __version__
 
 _LEAST_DRIVE = 2e9  # bytes free on Drive below which a run may not fit
@@ -172,9 +172,8 @@ def _device() -> str:
 
 def _memory() -> str:
     # "available" counts memory that the system lends to its file cache and takes back; "free" does not
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, left = (int(lines[name].split()[0]) * 1024 / 1e9 for name in ("MemTotal", "MemAvailable"))
-    return f"{left:.1f} of {total:.1f} GB free"
+    left, total = (memory.field(memory.PROC / "meminfo", name) * 1024 / 1e9 for name in ("MemAvailable:", "MemTotal:"))
+    return f"{left:.1f} of {total:.1f} GB free" if total else "not known"
 
 
 def _precision() -> str:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
+from operator import truediv
 
 import numpy as np
 import torch
@@ -71,9 +72,9 @@ def collect_predictions(
     if num_workers is None:
         num_workers = min(2, os.cpu_count() or 1) if gpu else 0
     auto = None
-    if not isinstance(batch_size, int):
+    if isinstance(batch_size, str):
         # equal shapes, which have equal proportions, come in a row; the loader's own batches are of one image
-        auto, batch_size, share = AutoBatch(first.device), 1, sorted(share, key=lambda i: _proportion(dataset.size(i)))
+        auto, batch_size, share = AutoBatch(first.device), 1, sorted(share, key=lambda i: truediv(*dataset.size(i)))
     loader = torch.utils.data.DataLoader(
         _Reader(dataset, share),
         batch_size,
@@ -162,10 +163,6 @@ def ground_truth_as_predictions(dataset: CocoDataset, indices: Iterable[int] | N
         }
         found.append((index, to_rows(outputs, [target], column, len(boxes))[0]))
     return _table(found, dataset)
-
-
-def _proportion(size: tuple[int, int]) -> float:
-    return size[0] / size[1]
 
 
 def _columns(category_of, dataset):

@@ -207,11 +207,11 @@ def memory_limit(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(0.92 * (free + torch.cuda.memory_reserved(device)))
-    free = (_field(PROC / "meminfo", "MemAvailable:") << 10) or (4 << 30)
+    free = (field(PROC / "meminfo", "MemAvailable:") << 10) or (4 << 30)
     limit = _number(CGROUP / "memory.max")
     if limit:
         # Files that were read lately count as used, and are given up as soon as a process needs the memory.
-        cached = _field(CGROUP / "memory.stat", "inactive_file") + _field(CGROUP / "memory.stat", "active_file")
+        cached = field(CGROUP / "memory.stat", "inactive_file") + field(CGROUP / "memory.stat", "active_file")
         free = min(free, max(limit - _number(CGROUP / "memory.current") + cached, 0))
     return used_memory(device) + free // 2
 
@@ -220,14 +220,14 @@ def used_memory(device: torch.device) -> int:
     """Bytes in use now: allocated on the GPU, resident on the host (0 on systems without /proc)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return _field(PROC / "self/status", "VmRSS:") << 10
+    return field(PROC / "self/status", "VmRSS:") << 10
 
 
 def peak_memory(device: torch.device) -> int:
     """The most bytes in use since ``reset_peak``; 0 on systems without /proc."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _field(PROC / "self/status", "VmHWM:") << 10
+    return field(PROC / "self/status", "VmHWM:") << 10
 
 
 def reset_peak(device: torch.device) -> None:
@@ -239,7 +239,7 @@ def reset_peak(device: torch.device) -> None:
         (PROC / "self/clear_refs").write_text("5")  # resets VmHWM to the present VmRSS
 
 
-def _field(path: Path, name: str) -> int:
+def field(path: Path, name: str) -> int:
     """The number behind ``name`` in a file of lines "name number ..."; 0 where there is none."""
     rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return next((int(row[1]) for row in rows if row[:1] == [name]), 0)

@@ -134,7 +134,7 @@ def print_peaks():
 
 
 @pytest.mark.skipif(
-    not memory._field(memory.PROC / "self/status", "VmHWM:"),
+    not memory.field(memory.PROC / "self/status", "VmHWM:"),
     reason="this system does not report a process's peak memory",
 )
 def test_grad_checkpointing_takes_less_memory():
@@ -190,7 +190,7 @@ def test_memory_limit_takes_cached_files_as_free(tmp_path, monkeypatch):
         f"anon {GIB}\nfile {6 * GIB}\ninactive_file {4 * GIB}\nactive_file {2 * GIB}\n"
     )
     monkeypatch.setattr(memory, "used_memory", lambda device: 0)
-    available = memory._field(memory.PROC / "meminfo", "MemAvailable:") << 10
+    available = memory.field(memory.PROC / "meminfo", "MemAvailable:") << 10
     assert memory.memory_limit(torch.device("cpu")) == min(available, 7 * GIB) // 2
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.memory_limit(torch.device("cpu")) <= available
