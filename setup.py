@@ -93,4 +93,4 @@ class PlatformDistribution(Distribution):
         return AHEAD_OF_TIME
 
 
-setup(cmdclass={"build_py": BuildWithOps}, distclass=PlatformDistribution)
+setup(license="Apache-2.0", cmdclass={"build_py": BuildWithOps}, distclass=PlatformDistribution)
