@@ -283,8 +283,9 @@ def _in_folder(path: Path) -> Path:
     best = [p for p in inside if p.stem == Path(BEST_CHECKPOINT).stem]
     if best or len(inside) == 1:
         return (best or inside)[0]
-    listed = f": {', '.join(p.name for p in inside[:12])}" if inside else " itself"
-    raise UserError(f"{path} is a folder: give the checkpoint file in it{listed}.")
+    if not inside:
+        raise UserError(f"the folder {path} holds no checkpoint ({', '.join(ENDINGS)}): did its training end early?")
+    raise UserError(f"{path} is a folder: give the checkpoint file in it: {', '.join(p.name for p in inside[:12])}.")
 
 
 def _unknown(text: str, path: Path) -> str:

@@ -160,8 +160,9 @@ def _create(name: str, drop_path: float, pretrained: bool | str | Path, **kwargs
             body = body.to(torch.get_default_device())
     except OSError as error:
         raise UserError(
-            f"the ImageNet weights of backbone {name!r} could not be downloaded ({str(error).splitlines()[0]}): name a "
-            "file that holds them, or start without them."
+            f"the ImageNet weights of backbone {name!r} could not be downloaded ({str(error).splitlines()[0]}). Is "
+            "there a network? Otherwise give a file that holds them as backbone_weights (in a terminal: BACKBONE), or "
+            "start from a checkpoint, which brings its own."
         ) from error
     except (RuntimeError, AttributeError, TypeError, ValueError, KeyError) as error:
         held = f" with the weights in {pretrained}" if state else ""

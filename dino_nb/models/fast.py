@@ -49,7 +49,7 @@ class Packed:
         if state != self._state:
             weight, bias = layer.folded()
             if fused:
-                weight = layer.reordered(weight.contiguous())
+                weight = layer.laid_out(weight)
             elif half is not None:  # cast once, not in every call
                 weight, bias = weight.to(half), None if bias is None else bias.to(half)
             self._state, self._value = state, (fused, weight, bias)
@@ -85,9 +85,9 @@ class Linear(nn.Linear):
         """Weight and bias."""
         return self.weight, self.bias
 
-    def reordered(self, weight: Tensor) -> Tensor:
+    def laid_out(self, weight: Tensor) -> Tensor:
         """``weight`` in oneDNN's layout."""
-        return torch.ops.mkldnn._reorder_linear_weight(weight)
+        return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """``(..., in_features)`` to ``(..., out_features)``."""
@@ -120,10 +120,9 @@ class Conv2d(nn.Conv2d):
             shift = shift + self.bias * scale
         return self.weight * scale.view(-1, 1, 1, 1), shift
 
-    def reordered(self, weight: Tensor) -> Tensor:
-        """``weight`` in oneDNN's layout."""
-        where = self.padding, self.stride, self.dilation, self.groups
-        return torch.ops.mkldnn._reorder_convolution_weight(weight, *where, None)
+    def laid_out(self, weight: Tensor) -> Tensor:
+        """``weight`` as images lie. (oneDNN's own layout, made for one size, can be ten times slower at another.)"""
+        return weight.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
         """``(B, C_in, H, W)`` to ``(B, C_out, h, w)``; ``add``: a residual of the result's shape."""
