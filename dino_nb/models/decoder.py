@@ -6,8 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.fast import Linear, feed_forward
-from dino_nb.models.layers import MLP, inverse_sigmoid, residual
+from dino_nb.models.fast import Linear, feed_forward, residual
+from dino_nb.models.layers import MLP, inverse_sigmoid
 from dino_nb.models.position import box_embedding
 
 
@@ -42,9 +42,9 @@ class DecoderLayer(nn.Module):
         tgt2 = self.self_attn(q, k, tgt, attn_mask=attn_mask, need_weights=False)[0]  # [bs, nq, C]
         tgt = self.norm2(residual(tgt, self.dropout(tgt2)))
         tgt2 = self.cross_attn(tgt + query_pos, reference_points, memory, spatial_shapes, key_padding_mask)
-        tgt = self.norm1(residual(tgt, self.dropout(tgt2)))
-        tgt2 = feed_forward(tgt, self.linear1, self.linear2, self.dropout)  # [bs, nq, dim_feedforward] inside
-        return self.norm3(residual(tgt, self.dropout(tgt2)))
+        tgt = residual(tgt, self.dropout(tgt2))
+        # [bs, nq, dim_feedforward] inside
+        return self.norm3(feed_forward(tgt, self.norm1, self.linear1, self.linear2, self.dropout))
 
 
 class Decoder(nn.Module):
@@ -83,6 +83,8 @@ class Decoder(nn.Module):
             references: ``(layers, B, Q, 4)`` cxcywh in [0, 1], the boxes that each layer's prediction starts from.
                 All but the first carry gradient into the layer before: this is "look forward twice".
         """
+        if attn_mask is not None:  # as numbers, once: each layer would keep its own otherwise
+            attn_mask = tgt.new_zeros(attn_mask.shape).masked_fill_(attn_mask, -torch.inf)  # [nq, nq]
         reference = refpoints_unsigmoid.sigmoid()  # [bs, nq, 4]
         ratios = torch.cat([valid_ratios, valid_ratios], -1)[:, None]  # [bs, 1, L, 4]
         hs, references = [], [reference]

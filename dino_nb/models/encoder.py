@@ -6,8 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dino_nb.config import ModelConfig
 from dino_nb.models.attention import MSDeformAttn
-from dino_nb.models.fast import Linear, by_rows, feed_forward
-from dino_nb.models.layers import residual
+from dino_nb.models.fast import Linear, by_rows, feed_forward, residual
 
 
 class EncoderLayer(nn.Module):
@@ -36,9 +35,9 @@ class EncoderLayer(nn.Module):
         return by_rows(self._feed_forward, src, src2)
 
     def _feed_forward(self, src: Tensor, src2: Tensor) -> Tensor:
-        src = self.norm1(residual(src, self.dropout(src2)))  # [bs, S, C]
-        src2 = feed_forward(src, self.linear1, self.linear2, self.dropout)  # [bs, S, dim_feedforward] inside
-        return self.norm2(residual(src, self.dropout(src2)))
+        src = residual(src, self.dropout(src2))  # [bs, S, C]
+        # [bs, S, dim_feedforward] inside
+        return self.norm2(feed_forward(src, self.norm1, self.linear1, self.linear2, self.dropout))
 
 
 class Encoder(nn.Module):

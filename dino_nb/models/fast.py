@@ -206,43 +206,55 @@ def _windows(side: int) -> set[int]:
 
 
 class _FeedForward(torch.autograd.Function):
-    """Linear, ReLU, linear on ``(N, C)``, whose backward takes some rows at a time.
+    """``n + linear2(relu(linear1(n)))`` with ``n = norm(x)`` on ``(N, C)``, whose backward takes some rows at a time.
 
-    Their gradients by the wide layer in between stay in the cache, and all of them are never held at once.
+    Their gradients by the wide layer in between stay in the cache, and all of them are never held at once; ``n`` is
+    not kept, since a norm is cheap.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        hidden = torch.addmm(b1, x, w1.t()).relu_()
-        ctx.save_for_backward(x, hidden, w1, w2)
-        return torch.addmm(b2, hidden, w2.t())
+    def forward(ctx: Any, x: Tensor, eps: float, *weights: Tensor) -> Tensor:
+        gamma, beta, w1, b1, w2, b2 = weights
+        n, mean, rstd = torch.native_layer_norm(x, gamma.shape, gamma, beta, eps)
+        hidden = torch.addmm(b1, n, w1.t()).relu_()
+        ctx.save_for_backward(x, mean, rstd, hidden, gamma, beta, w1, w2)
+        ctx.eps = eps
+        return torch.addmm(b2, hidden, w2.t()).add_(n)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, hidden, w1, w2 = ctx.saved_tensors
-        by_x, by_w1, by_w2, by_b1 = (
-            torch.empty_like(x),
-            torch.zeros_like(w1),
-            torch.zeros_like(w2),
-            w1.new_zeros(len(w1)),
-        )
-        for g, h, part, out in zip(*(tensor.split(1024) for tensor in (grad, hidden, x, by_x))):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, hidden, gamma, beta, w1, w2 = ctx.saved_tensors
+        by_x = torch.empty_like(x)
+        by_gamma, by_beta, by_w1, by_w2 = map(torch.zeros_like, (gamma, beta, w1, w2))
+        by_b1 = w1.new_zeros(len(w1))
+        for g, h, part, m, r, out in zip(*(t.split(1024) for t in (grad, hidden, x, mean, rstd, by_x))):
+            n = torch.native_layer_norm(part, gamma.shape, gamma, beta, ctx.eps)[0]
             by_w2.addmm_(g.t(), h)
             by_hidden = (g @ w2).mul_(h > 0)
-            by_w1.addmm_(by_hidden.t(), part)
+            by_w1.addmm_(by_hidden.t(), n)
             by_b1 += by_hidden.sum(0)
-            torch.mm(by_hidden, w1, out=out)
-        return by_x, by_w1, by_b1, by_w2, grad.sum(0)
+            by_n = torch.addmm(g, by_hidden, w1)
+            norm = torch.ops.aten.native_layer_norm_backward(by_n, part, gamma.shape, m, r, gamma, beta, [True] * 3)
+            out.copy_(norm[0])
+            by_gamma += norm[1]
+            by_beta += norm[2]
+        return by_x, None, by_gamma, by_beta, by_w1, by_b1, by_w2, grad.sum(0)
 
 
-def feed_forward(x: Tensor, linear1: Linear, linear2: Linear, dropout: nn.Dropout) -> Tensor:
-    """``linear2(dropout(relu(linear1(x))))`` of tokens ``(B, S, C)``."""
+def feed_forward(x: Tensor, norm: nn.LayerNorm, linear1: Linear, linear2: Linear, dropout: nn.Dropout) -> Tensor:
+    """``n + dropout(linear2(dropout(relu(linear1(n)))))`` with ``n = norm(x)``, of tokens ``(B, S, C)``."""
     plain = not torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
     if plain or (dropout.training and dropout.p > 0) or torch.compiler.is_compiling() or _is_traced():
-        return linear2(dropout(linear1(x, relu=True)))
-    weights = linear1.weight, linear1.bias, linear2.weight, linear2.bias
-    return _FeedForward.apply(x.flatten(0, 1), *weights).view(x.shape)
+        n = norm(x)
+        return residual(n, dropout(linear2(dropout(linear1(n, relu=True)))))
+    weights = norm.weight, norm.bias, linear1.weight, linear1.bias, linear2.weight, linear2.bias
+    return _FeedForward.apply(x.flatten(0, 1), norm.eps, *weights).view(x.shape)
+
+
+def residual(x: Tensor, change: Tensor) -> Tensor:
+    """``x + change``, in the place of ``change`` (a result that nothing else uses) where autograd keeps nothing."""
+    return x + change if torch.is_grad_enabled() or x.dtype != change.dtype else change.add_(x)
 
 
 def optimize(model: nn.Module, enable: bool = True) -> None:

@@ -38,11 +38,6 @@ def box_head(hidden_dim: int) -> MLP:
     return head
 
 
-def residual(x: Tensor, change: Tensor) -> Tensor:
-    """``x + change``, in the place of ``change`` (a result that nothing else uses) where autograd keeps nothing."""
-    return x + change if torch.is_grad_enabled() or x.dtype != change.dtype else change.add_(x)
-
-
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """log(x / (1 - x)) with both clamped to at least ``eps``, which keeps every box at a finite distance."""
     x = x.clamp(0, 1)

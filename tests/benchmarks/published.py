@@ -19,6 +19,7 @@ from dino_nb.models import fast, fold
 from dino_nb.models.attention import MSDeformAttn
 from dino_nb.models.backbone import FoldedBottleneck
 from dino_nb.models.dino import DINO
+from dino_nb.models.encoder import EncoderLayer
 from dino_nb.models.query_selection import QuerySelection, grid_proposals
 from dino_nb.ops import reference
 from tests.benchmarks.op import grid_sample
@@ -52,6 +53,13 @@ class _Attention(MSDeformAttn):
         weights = logits.flatten(-2).softmax(-1).view(logits.shape)
         locations = reference.sampling_locations(reference_points.to(query.dtype), offsets, spatial_shapes)
         return self.output_proj(grid_sample(value, spatial_shapes, locations, weights))
+
+
+class _EncoderLayer(EncoderLayer):
+    def _feed_forward(self, src, src2):
+        src = self.norm1(src + self.dropout(src2))
+        src2 = self.linear2(self.dropout(self.linear1(src, relu=True)))
+        return self.norm2(src + self.dropout(src2))
 
 
 class _Selection(QuerySelection):
@@ -93,6 +101,7 @@ _CLASSES = {
     fold._AbsorbedAct: FrozenBatchNormAct2d,
     FoldedBottleneck: Bottleneck,
     MSDeformAttn: _Attention,
+    EncoderLayer: _EncoderLayer,
     QuerySelection: _Selection,
     DINO: _DINO,
 }

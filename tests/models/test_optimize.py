@@ -142,24 +142,33 @@ def test_optimized_network_falls_back_on_other_types(model):
         assert torch.equal(fused([image])["pred_boxes"], copy.deepcopy(model).double()([image])["pred_boxes"])
 
 
+def feed_forward_layers():
+    torch.manual_seed(0)
+    norm = torch.nn.LayerNorm(8)
+    for parameter in norm.parameters():
+        torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return norm, fast.Linear(8, 32), fast.Linear(32, 8)
+
+
 @pytest.mark.parametrize("tokens", [7, 1024, 2500])
 def test_feed_forward_passes_the_gradients_of_separate_layers(tokens):
-    torch.manual_seed(0)
-    linear1, linear2, dropout = fast.Linear(8, 32).double(), fast.Linear(32, 8).double(), torch.nn.Dropout(0.0)
+    norm, linear1, linear2 = layers = [layer.double() for layer in feed_forward_layers()]
     x = torch.randn(2, tokens, 8, dtype=torch.float64, requires_grad=True)
-    inputs = [x, *linear1.parameters(), *linear2.parameters()]
+    inputs = [x, *(parameter for layer in layers for parameter in layer.parameters())]
+    separate = norm(x) + linear2(linear1(norm(x)).relu())
     grads = []
-    for out in (fast.feed_forward(x, linear1, linear2, dropout), linear2(linear1(x).relu())):
+    for out in (fast.feed_forward(x, *layers, torch.nn.Dropout(0.0)), separate):
         grads.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
     assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(*grads))
 
 
 def test_feed_forward_drops_out_where_asked_to():
-    layers = fast.Linear(8, 32), fast.Linear(32, 8)
+    layers = feed_forward_layers()
     x = torch.randn(1, 5, 8)
     assert not torch.equal(*(fast.feed_forward(x, *layers, torch.nn.Dropout(0.5)) for _ in range(2)))
     with torch.autocast("cpu", torch.bfloat16):
-        assert fast.feed_forward(x, *layers, torch.nn.Dropout(0.0)).dtype == torch.bfloat16
+        got = fast.feed_forward(x, *layers, torch.nn.Dropout(0.0))
+    assert torch.allclose(got.float(), fast.feed_forward(x, *layers, torch.nn.Dropout(0.0)), atol=0.05)
 
 
 def test_optimized_network_casts_its_weights_once_under_autocast(model):
