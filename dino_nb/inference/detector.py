@@ -35,6 +35,7 @@ from dino_nb.models.compiled import compile_parts
 from dino_nb.models.dino import DINO
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
+from dino_nb.printer import counted
 
 
 def load(
@@ -225,8 +226,7 @@ class Detector:
         names = [name for name in self.class_names if name is not None]
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         backbone = getattr(getattr(self.model, "config", None), "backbone", type(self.model).__name__)
-        count = f"{len(names)} class{'es' if len(names) != 1 else ''}"
-        return f"Detector({backbone}, {count}: {shown}; on {self.device})"
+        return f"Detector({backbone}, {counted(len(names), 'class', 'classes')}: {shown}; on {self.device})"
 
 
 def _certain(found: Found, least: float) -> Found:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dino_nb.errors import UserError
 from dino_nb.models.infer import infer
 from dino_nb.models.postprocess import postprocess
+from dino_nb.printer import counted
 
 Amp = bool | str | torch.dtype  # "auto", "fp16" or True, "fp32" or False, or the very type
 
@@ -68,6 +69,6 @@ def compare(model: nn.Module, images: list[Tensor], half: torch.dtype) -> tuple[
             differences = torch.maximum(differences, found)  # not a number stays so
     model.train(was_training)
     score, shift = differences.tolist()
-    count = f"{len(images)} image{'s' if len(images) > 1 else ''}"
-    what = f"half precision on the first {count}: scores differ by {score:.4f}, boxes by {100 * shift:.3f} % at most"
+    what = f"half precision on the first {counted(len(images), 'image')}: "
+    what += f"scores differ by {score:.4f}, boxes by {100 * shift:.3f} % at most"
     return score <= _SCORE and shift <= _SHIFT, what

@@ -185,7 +185,7 @@ def plan_time(run: Run) -> None:
     left = f"{counted(steps, 'more step')} and {counted(evaluations, 'evaluation')}"
     text = f"{step:.2f} s per step: {left} take about {counted(max(1, round(minutes)), 'minute')}"
     if run.shaped:
-        text += f"; {run.config.epochs} epochs fit into the time"
+        text += f"; there is time for {counted(run.config.epochs, 'epoch')}"
         text += ", which is little: a smaller input_size allows more" if steps < _FEW_STEPS else ""
     run.progress.say(text)
 

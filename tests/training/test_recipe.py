@@ -113,7 +113,7 @@ def test_finetune_shapes_a_run_to_its_hours(small_sample, tmp_path, monkeypatch,
     assert stopped.stopped == "max_hours"
     result = tiny_run(small_sample, tmp_path, resume="auto", **options)
     assert result.stopped == "finished" and result.history[-1]["epoch"] == 3
-    assert "3 epochs fit into the time, which is little" in "".join(capsys.readouterr())
+    assert "there is time for 3 epochs, which is little" in "".join(capsys.readouterr())
     steps = [r for r in read_log(tmp_path / "log.jsonl") if r["kind"] == "step"]
     assert len(steps) == 9 and steps[-1]["lr"] < 0.2 * CONFIG.lr, "the rate is at its end"
     assert tiny_run(small_sample, tmp_path, resume="auto", **options).stopped == "finished", (
