@@ -1,6 +1,7 @@
 """What all tests share: real data where it is at hand, a home of their own, and a stand-in for Google Drive."""
 
 import os
+import signal
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job (`make test &`) starts without one
 SLOW = Path(__file__).with_name("slow.txt")
 LONGEST = (
     *("test_learning.py", "fine-tune.ipynb", "test_resume.py", "test_notebook_settings.py"),
