@@ -121,7 +121,7 @@ class Conv2d(nn.Conv2d):
         return self.weight * scale.view(-1, 1, 1, 1), shift
 
     def laid_out(self, weight: Tensor) -> Tensor:
-        """``weight`` with channels last. (oneDNN's own layout, made for one size, can be ten times slower at another.)"""
+        """``weight`` with channels last: oneDNN's own layout, made for one size, can be ten times slower at another."""
         return weight.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
