@@ -36,7 +36,8 @@ class DecoderLayer(nn.Module):
         key_padding_mask: Tensor | None,
         attn_mask: Tensor | None,
     ) -> Tensor:
-        """``tgt``, ``query_pos`` and the result: ``(B, Q, C)``; the rest as in ``Decoder`` and ``MSDeformAttn``."""
+        """``tgt``, ``query_pos`` and the result: ``(B, Q, C)``; ``attn_mask``: ``(Q, Q)``, added to the attention's
+        logits, or None; the rest as in ``Decoder`` and ``MSDeformAttn``."""
         # norm2 comes before norm1, as published: self attention was put first after the layers had their names
         q = k = tgt + query_pos  # [bs, nq, C]
         tgt2 = self.self_attn(q, k, tgt, attn_mask=attn_mask, need_weights=False)[0]  # [bs, nq, C]

@@ -252,6 +252,9 @@ def test_near_misses_of_the_user_s_own_files(home, tmp_path):
     (tmp_path / "checkpoint_best.pth").rename(tmp_path / "one.pth")
     with pytest.raises(UserError, match=r"is a folder: give the checkpoint file in it: one\.pth, other\.pth"):
         zoo.fetch(tmp_path)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"run holds no checkpoint \(\.pth, \.pt, \.safetensors\): did its training end"):
+        zoo.fetch(tmp_path / "run")
 
 
 def test_command_line(published, home, capsys):
