@@ -2,12 +2,14 @@
 
   python -m tests.benchmarks.recipes COCODIR --backbone WEIGHTS --recipes small small:steps=2000 --seeds 0 1
   python -m tests.benchmarks.recipes COCODIR --start CHECKPOINT --images 50 --recipes finetune finetune:steps=1000
+  python -m tests.benchmarks.recipes COCODIR OTHER --backbone WEIGHTS --recipes small --keep FOLDER
   python -m tests.benchmarks.recipes --table --figure recipes.png --rows recipes.jsonl
 
 A recipe is the name of a training preset, with changes of training and network behind a colon:
 ``finetune:steps=1000,lr=2e-4,iou_target=True``. The best epoch is chosen on the validation split and scored on the test
 split where there is one (column "scored on"). ``--images`` trains on the first so many of one fixed random order, so
-that 25 images are among the 50. Minutes are those of the processor, over all threads: other programs may run beside.
+that 25 images are among the 50. Several COCODIRs are trained on as one, with the classes of all. Minutes are those of
+the processor, over all threads: other programs may run beside.
 """
 
 import argparse
@@ -23,7 +25,7 @@ COLUMNS = ("set", "images", "start", "recipe", "seed", "steps", "minutes", "befo
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cocodir", nargs="?", type=Path)
+    parser.add_argument("cocodirs", nargs="*", type=Path, metavar="COCODIR")
     parser.add_argument("--recipes", nargs="+", default=["finetune"], metavar="NAME[:KEY=VALUE,...]")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--start", metavar="CHECKPOINT", help="fine-tune this")
@@ -38,13 +40,15 @@ def main(argv=None):
     parser.add_argument("--table", action="store_true", help="only print the rows")
     parser.add_argument("--figure", type=Path, help="draw AP over steps of all rows, one panel a set")
     args = parser.parse_args(argv)
-    if args.cocodir and not args.table:
-        for seed in args.seeds:
-            for recipe in args.recipes:
-                row = run_recipe(args, recipe, seed)
-                with args.rows.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(markdown(row), flush=True)
+    if args.cocodirs and not args.table:
+        with tempfile.TemporaryDirectory() as folder:
+            args.cocodir = args.cocodirs[0] if len(args.cocodirs) == 1 else joined(args.cocodirs, Path(folder))
+            for seed in args.seeds:
+                for recipe in args.recipes:
+                    row = run_recipe(args, recipe, seed)
+                    with args.rows.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(markdown(row), flush=True)
     rows = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines()]
     if args.table:
         print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
@@ -124,6 +128,36 @@ def subset(cocodir, count, folder):
             kept = {image["id"] for image in data["images"]}
             data["annotations"] = [a for a in data["annotations"] if a["image_id"] in kept]
         (folder / "annotations" / path.name).write_text(json.dumps(data))
+    return folder
+
+
+def joined(cocodirs, folder):
+    """Training and validation splits of several COCODIRs as one COCODIR; a class of the same name is one class."""
+    folder = folder / "+".join(cocodir.name for cocodir in cocodirs)
+    (folder / "annotations").mkdir(parents=True)
+    classes = {}
+    for split in ("train2017", "val2017"):
+        (folder / split).mkdir()
+        images, annotations = [], []
+        for number, cocodir in enumerate(cocodirs):
+            data = json.loads((cocodir / "annotations" / f"instances_{split}.json").read_text())
+            own = {category["id"]: category["name"] for category in data["categories"]}
+            image_ids = {}
+            for image in data["images"]:
+                image_ids[image["id"]] = len(images) + 1
+                name = f"{number}_{Path(image['file_name']).name}"
+                (folder / split / name).symlink_to((cocodir / split / image["file_name"]).resolve())
+                images.append({**image, "id": len(images) + 1, "file_name": name})
+            for annotation in data["annotations"]:
+                ids = {
+                    "id": len(annotations) + 1,
+                    "image_id": image_ids[annotation["image_id"]],
+                    "category_id": classes.setdefault(own[annotation["category_id"]], len(classes) + 1),
+                }
+                annotations.append({**annotation, **ids})
+        categories = [{"id": identifier, "name": name} for name, identifier in classes.items()]
+        data = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
     return folder
 
 

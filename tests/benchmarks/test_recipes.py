@@ -6,7 +6,7 @@ import pytest
 
 import dino_nb
 from dino_nb.prepare.sample import make_sample
-from tests.benchmarks.recipes import COLUMNS, main, subset
+from tests.benchmarks.recipes import COLUMNS, joined, main, subset
 
 
 def test_recipes_append_a_row_a_run(tmp_path, capsys):
@@ -47,3 +47,31 @@ def test_recipes_subsets_are_nested(tmp_path):
     ]
     assert len(names[0]) == 2 and len(names[1]) == 5 and names[0] < names[1]
     assert all((tmp_path / "two" / "train2017" / name).exists() for name in names[0])
+
+
+def test_recipes_join_sets_with_the_classes_of_all(tmp_path):
+    one, two = (make_sample(tmp_path / name, n_train=3, n_val=2) for name in ("one", "two"))
+    path = two / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace("red circle", "raccoon"))
+    path = path.with_name("instances_val2017.json")
+    path.write_text(path.read_text().replace("red circle", "raccoon"))
+    cocodir = joined([one, two], tmp_path)
+    assert cocodir.name == "one+two"
+    for split, count in (("train", 6), ("val", 4)):
+        data, *parts = (
+            json.loads((folder / "annotations" / f"instances_{split}2017.json").read_text())
+            for folder in (cocodir, one, two)
+        )
+        assert len({image["id"] for image in data["images"]}) == count
+        assert all((cocodir / f"{split}2017" / image["file_name"]).exists() for image in data["images"])
+        assert len({a["id"] for a in data["annotations"]}) == sum(len(part["annotations"]) for part in parts)
+        names = [category["name"] for category in data["categories"]]
+        assert len(names) == len(set(names)) == 6 and {"raccoon", "red circle"} <= set(names)
+        boxes = [sorted(labelled(file)) for file in (data, *parts)]
+        assert boxes[0] == sorted(boxes[1] + boxes[2])
+
+
+def labelled(data):
+    """Class name and box of each annotation of a file."""
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    return [(names[a["category_id"]], a["bbox"]) for a in data["annotations"]]
