@@ -171,16 +171,16 @@ def draw(rows, path):
 
     sets = sorted({(row["set"], row["start"]) for row in rows})
     recipes = sorted({row["recipe"] for row in rows})
-    figure = Figure(figsize=(5 * len(sets), 4), layout="constrained")
+    figure = Figure(figsize=(max(5 * len(sets), 8), 4 + 0.2 * len(rows)), layout="constrained")
     for axes, (name, start) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets):
         for row in rows:
             if (row["set"], row["start"]) == (name, start):
                 colour = f"C{recipes.index(row['recipe'])}"
-                label = f"{row['recipe']}, {row['images']} images, seed {row['seed']}"
+                label = f"{name}: {row['recipe']}, {row['images']} images, seed {row['seed']}"
                 steps = [record["step"] for record in row["history"]]
                 axes.plot(steps, [record["AP"] for record in row["history"]], color=colour, label=label)
         axes.set(title=f"{name} from {start}", xlabel="step", ylabel="validation AP")
-        axes.legend(fontsize=7)
+    figure.legend(loc="outside lower left", fontsize=7)
     figure.savefig(path, dpi=120)
 
 
