@@ -66,7 +66,7 @@ INSTALL_FROM = "git+https://github.com/dino-nb/dino-nb"  # @param {type:"string"
 # - `CHECKPOINT`: `auto` takes the start that suits the data and this machine, and says which.
 # - `EPOCHS`, `BATCH_SIZE`, `LEARNING_RATE`: 0 is the recipe's own.
 # - `AUGMENT`: how much training images are varied: `light` or `strong` for a long run that overfits, `aerial` where
-#   there is no up and down; `auto` is the recipe's own. In runs of 1,000 steps `light` and `strong` lower the score.
+#   there is no up and down; `auto` is the recipe's own. A short run (1,000 steps) loses by `strong`.
 # - `FROZEN`: parts that are not trained, such as `backbone`.
 # - `RESUME`: continue a run that `OUTPUT_DIR` or `DRIVE_DIR` holds. Other data or settings get a folder of their own.
 # - `MAX_HOURS`: save and stop before Colab does.

@@ -21,7 +21,7 @@ from dino_nb.errors import UserError, did_you_mean
 
 PRESETS = {
     "published": (),  # flip, resizes and crops alone, exactly as published
-    "light": ("photometric", "zoom_out"),  # a long run that overfits
+    "light": ("photometric", "zoom_out"),  # colours and scale alone
     "strong": ("photometric", "zoom_out", "iou_crop", "affine", "blur", "mosaic", "mixup"),
     "aerial": ("photometric", "vertical_flip", "turns", "blur"),  # seen from above: no side is up
 }
