@@ -133,32 +133,17 @@ def subset(cocodir, count, folder):
 
 def joined(cocodirs, folder):
     """Training and validation splits of several COCODIRs as one COCODIR; a class of the same name is one class."""
-    folder = folder / "+".join(cocodir.name for cocodir in cocodirs)
-    (folder / "annotations").mkdir(parents=True)
-    classes = {}
-    for split in ("train2017", "val2017"):
-        (folder / split).mkdir()
-        images, annotations = [], []
-        for number, cocodir in enumerate(cocodirs):
-            data = json.loads((cocodir / "annotations" / f"instances_{split}.json").read_text())
-            own = {category["id"]: category["name"] for category in data["categories"]}
-            image_ids = {}
-            for image in data["images"]:
-                image_ids[image["id"]] = len(images) + 1
-                name = f"{number}_{Path(image['file_name']).name}"
-                (folder / split / name).symlink_to((cocodir / split / image["file_name"]).resolve())
-                images.append({**image, "id": len(images) + 1, "file_name": name})
-            for annotation in data["annotations"]:
-                ids = {
-                    "id": len(annotations) + 1,
-                    "image_id": image_ids[annotation["image_id"]],
-                    "category_id": classes.setdefault(own[annotation["category_id"]], len(classes) + 1),
-                }
-                annotations.append({**annotation, **ids})
-        categories = [{"id": identifier, "name": name} for name, identifier in classes.items()]
-        data = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
-    return folder
+    import dino_nb
+
+    for number, cocodir in enumerate(cocodirs):
+        part = folder / "parts" / f"{number}_{cocodir.name}"
+        (part / "annotations").mkdir(parents=True)
+        for split in ("train2017", "val2017"):
+            for name in (split, f"annotations/instances_{split}.json"):
+                (part / name).symlink_to((cocodir / name).resolve())
+    target = folder / "+".join(cocodir.name for cocodir in cocodirs)
+    dino_nb.convert_dataset(folder / "parts", target)
+    return target
 
 
 def markdown(row):
